@@ -1,0 +1,113 @@
+"""Load a base model: any transformers causal language model, frozen, with packed attention and LoRA in it.
+
+A model is named by a folder or a Hugging Face id; only safetensors weights are read. Which of its linear
+layers can carry LoRA is found by the usual names of projections (Llama, Qwen, Gemma, Mistral and kin).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from services.model import attention
+from services.model.attention import Attend
+from services.model.lora import Groups, LoraLinear, LoraSwitch, install
+
+
+@dataclass(slots=True)
+class BaseModel:
+    """A frozen model and what a caller must know of it."""
+
+    source: str
+    """Folder or hub id that it came from."""
+    model: Any
+    """The transformers `…ForCausalLM`; its linear layers are wrapped by `LoraLinear`."""
+    switch: LoraSwitch
+    """Tells every wrapped layer which tokens belong to which adapter."""
+    layers: dict[str, LoraLinear]
+    """Layers that can carry LoRA, by module name in the model."""
+    vocab_size: int
+    context_length: int
+    eos_token_ids: frozenset[int]
+    softcap: float | None = field(default=None)
+    """Final logit soft-capping, None = off."""
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def head(self) -> LoraLinear | nn.Linear:
+        """The unembedding: hidden states to logits."""
+        return self.model.get_output_embeddings()  # type: ignore[no-any-return]
+
+    def hidden(self, tokens_T: Tensor, position_T: Tensor, attend: Attend, groups: Groups) -> Tensor:
+        """Final hidden states (T, E) of one packed row; `groups` stay in force until the next call."""
+        self.switch.groups = groups
+        trunk = getattr(self.model, self.model.base_model_prefix)
+        out = trunk(input_ids=tokens_T[None], position_ids=position_T[None], use_cache=False, attend=attend)
+        return out.last_hidden_state[0]  # type: ignore[no-any-return]
+
+    def logits(self, hidden_T_E: Tensor, groups: Groups) -> Tensor:
+        """Raw logits (T, V) in float32 of the given hidden states."""
+        head = self.head
+        logits_T_V = (
+            head.apply_groups(hidden_T_E, groups) if isinstance(head, LoraLinear) else head(hidden_T_E)
+        )
+        logits_T_V = logits_T_V.float()
+        return logits_T_V if self.softcap is None else self.softcap * torch.tanh(logits_T_V / self.softcap)
+
+
+def load_base(source: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> BaseModel:
+    """Load `source` (folder or hub id) and wrap its projections for LoRA.
+
+    Raises ValueError when the architecture cannot run with packed attention.
+    """
+    attention.register()
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, attn_implementation=attention.ATTENTION_NAME, use_safetensors=True
+    )
+    if not getattr(model, "_supports_attention_backend", False):
+        raise ValueError(f"{source}: {type(model).__name__} does not take a custom attention function")
+    model.to(torch.device(device)).eval().requires_grad_(False)
+    text = model.config.get_text_config()
+    unsupported = [
+        name for name in ("logits_scaling", "logit_scale") if getattr(text, name, None) not in (None, 1)
+    ]
+    if unsupported:
+        raise ValueError(f"{source}: models with {unsupported[0]} are not supported")
+    switch = LoraSwitch()
+    return BaseModel(
+        source=source,
+        model=model,
+        switch=switch,
+        layers=install(model, switch),
+        vocab_size=text.vocab_size,
+        context_length=text.max_position_embeddings,
+        eos_token_ids=_eos_token_ids(model),
+        softcap=getattr(text, "final_logit_softcapping", None),
+    )
+
+
+def describe(source: str) -> dict[str, Any]:
+    """What edges check requests against, from the configuration alone: vocabulary, context, architecture."""
+    config = AutoConfig.from_pretrained(source)
+    text = config.get_text_config()
+    return {
+        "vocab_size": text.vocab_size,
+        "context_length": text.max_position_embeddings,
+        "arch": (config.architectures or [config.model_type])[0],
+    }
+
+
+def _eos_token_ids(model: Any) -> frozenset[int]:
+    """End-of-sequence ids of the generation config, else of the model config."""
+    eos = getattr(model.generation_config, "eos_token_id", None)
+    if eos is None:
+        eos = model.config.get_text_config().eos_token_id
+    if eos is None:
+        return frozenset()
+    return frozenset(eos if isinstance(eos, list) else [eos])
