@@ -10,12 +10,12 @@ Axes: P prompt tokens, T sampled tokens, K entries per position.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-StopReason = Literal["stop", "length"]
+from rekindle.types.errors import InvalidField
+from rekindle.types.results import AltTokens, SampledSequence, TopK
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class StopRule:
             return cls()
         entries = [stop] if isinstance(stop, str) else list(stop)
         if "" in entries:
-            raise ValueError("stop: an empty string would stop everywhere")
+            raise InvalidField("stop", "an empty string would stop everywhere")
         return cls(
             eos=bool(entries),
             tokens=frozenset(entry for entry in entries if isinstance(entry, int)),
@@ -84,32 +84,6 @@ class AdapterRef:
     """Holds its files in PEFT's format; read on demand, and again after an eviction."""
 
 
-class TopK(NamedTuple):
-    """Tokens and their raw logprobs per position, likeliest first; empty cells are -1 and NaN."""
-
-    token_ids: NDArray[np.int32]
-    logprobs: NDArray[np.float32]
-
-
-class AltTokens(NamedTuple):
-    """Draws (P-1, K) at prompt position i+1 and their raw logprobs; cells that were not drawn: -1 and NaN."""
-
-    tokens: NDArray[np.int64]
-    logprobs: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class SampledSequence:
-    """One continuation: at least one token, the one that stopped it included."""
-
-    tokens: NDArray[np.int32]
-    logprobs: NDArray[np.float32]
-    """(T,) of the raw model."""
-    stop_reason: StopReason
-    topk: TopK | None = None
-    """(T, K)."""
-
-
 @dataclass(frozen=True, slots=True)
 class SampleResult:
     """What a task asked for; the rest is None."""
@@ -135,8 +109,8 @@ class Engine(Protocol):
     async def sample(self, task: SampleTask, adapter: AdapterRef | None) -> SampleResult:
         """Run one task to its end; cancelling the caller frees what it holds.
 
-        Raises ValueError when the task does not fit the model or the adapter cannot be read, and EngineError
-        when the engine itself is broken or closed.
+        Raises InvalidField when the task does not fit the model, ValueError when the adapter cannot be read, and
+        EngineError when the engine itself is broken or closed.
         """
         ...
 
@@ -150,25 +124,29 @@ class EngineError(RuntimeError):
 
 
 def check_task(task: SampleTask, vocab_size: int, context_length: int) -> None:
-    """Raise ValueError, naming field and limit, when no engine with this model could run the task."""
+    """Raise InvalidField, naming field and limit, when no engine with this model could run the task."""
     length = len(task.tokens)
     if not 0 < length < context_length:
-        raise ValueError(f"prompt: {length} tokens, must be 1 to {context_length - 1}")
+        raise InvalidField("prompt", f"{length} tokens, must be 1 to {context_length - 1}")
     if not 0 <= min(task.tokens) <= max(task.tokens) < vocab_size:
-        raise ValueError(f"prompt: token ids must be 0 to {vocab_size - 1}")
+        raise InvalidField("prompt", f"token ids must be 0 to {vocab_size - 1}")
     if task.num_samples < 1:
-        raise ValueError(f"num_samples: {task.num_samples}, must be at least 1")
+        raise InvalidField("num_samples", f"{task.num_samples}, must be at least 1")
     if task.max_tokens is not None and task.max_tokens < 1:
-        raise ValueError(f"max_tokens: {task.max_tokens}, must be at least 1")
+        raise InvalidField("max_tokens", f"{task.max_tokens}, must be at least 1")
     if not 0 <= task.temperature < float("inf"):
-        raise ValueError(f"temperature: {task.temperature}, must be 0 or more")
+        raise InvalidField("temperature", f"{task.temperature}, must be 0 or more")
     if task.top_k != -1 and task.top_k < 1:
-        raise ValueError(f"top_k: {task.top_k}, must be -1 (off) or at least 1")
+        raise InvalidField("top_k", f"{task.top_k}, must be -1 (off) or at least 1")
     if not 0 < task.top_p <= 1:
-        raise ValueError(f"top_p: {task.top_p}, must be above 0 and at most 1")
-    for name in ("topk_prompt", "topk_sample", "alt_tokens_k", "prompt_logprobs_last_n"):
-        if not 0 <= (getattr(task, name) or 0) <= max(vocab_size, length):
-            raise ValueError(f"{name}: {getattr(task, name)}, out of range")
+        raise InvalidField("top_p", f"{task.top_p}, must be above 0 and at most 1")
+    widths = {"topk_prompt": vocab_size, "topk_sample": vocab_size, "alt_tokens_k": vocab_size}
+    for name, limit in widths.items():
+        value = getattr(task, name)
+        if not 0 <= value <= limit:
+            raise InvalidField(name, f"{value}, must be 0 to {limit}")
+    if task.prompt_logprobs_last_n is not None and not 1 <= task.prompt_logprobs_last_n <= length:
+        raise InvalidField("prompt_logprobs_last_n", f"{task.prompt_logprobs_last_n}, must be 1 to {length}")
     _check_targets(task.target_prompt, length, vocab_size)
 
 
@@ -176,6 +154,6 @@ def _check_targets(target_P_K: NDArray[np.int64] | None, length: int, vocab_size
     if target_P_K is None:
         return
     if target_P_K.ndim != 2 or target_P_K.shape[0] != length - 1:
-        raise ValueError(f"target_prompt_logprobs: shape {target_P_K.shape}, must be ({length - 1}, K)")
+        raise InvalidField("target_prompt_logprobs", f"shape {target_P_K.shape}, must be ({length - 1}, K)")
     if target_P_K.size and not -1 <= target_P_K.min() <= target_P_K.max() < vocab_size:
-        raise ValueError(f"target_prompt_logprobs: token ids must be -1 to {vocab_size - 1}")
+        raise InvalidField("target_prompt_logprobs", f"token ids must be -1 to {vocab_size - 1}")
