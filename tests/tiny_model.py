@@ -1,8 +1,8 @@
 """A language model for tests, made on the spot: a real architecture and a real tokenizer, both tiny.
 
-`make_tiny_model` writes a folder that `AutoModelForCausalLM` and `AutoTokenizer` load: Qwen3, hidden size 64,
-two layers, context 512, byte-level BPE of at most 512 tokens with single digits. A few seconds of training on small
-sums make its answers plausible and of varying form, so that rewards differ within a group.
+`make_tiny_model` writes a folder that `AutoModelForCausalLM` and `AutoTokenizer` load: Qwen3, hidden size
+64, two layers, context 512, byte-level BPE of at most 512 tokens with single digits. A second of training
+on small sums makes its answers plausible and of varying form, so that rewards differ within a group.
 """
 
 import random

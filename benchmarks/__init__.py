@@ -1,0 +1,1 @@
+"""Measurements of Rekindle, and the results that the README shows."""
