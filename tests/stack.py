@@ -59,9 +59,10 @@ def ready_url(process: subprocess.Popen[str], log: Path) -> str:
     found: Future[str] = Future()
 
     def read(stdout: IO[str]) -> None:
-        for line in stdout:
-            if line.startswith("ready ") and not found.done():
-                found.set_result(line.split()[1])
+        with stdout:
+            for line in stdout:
+                if line.startswith("ready ") and not found.done():
+                    found.set_result(line.split()[1])
         if not found.done():
             found.set_exception(AssertionError(f"`rekindle up` ended; its log:\n{log.read_text()[-4000:]}"))
 
