@@ -6,6 +6,8 @@ tokens at a time and made again for the backward pass, so memory is bounded by o
 Axes: T tokens, E hidden, V vocabulary, K targets per token.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -33,5 +35,24 @@ def token_logprobs(base: BaseModel, hidden_T_E: Tensor, target_T_K: Tensor, grou
 
 
 def _chunk(base: BaseModel, hidden_T_E: Tensor, target_T_K: Tensor, group: Group) -> Tensor:
-    logits_T_V = base.logits(hidden_T_E, [group])
-    return logits_T_V.gather(1, target_T_K) - logits_T_V.logsumexp(1, keepdim=True)
+    return _TargetLogprobs.apply(base.logits(hidden_T_E, [group]), target_T_K)  # type: ignore[no-any-return]
+
+
+class _TargetLogprobs(torch.autograd.Function):
+    """logits[target] - logsumexp(logits), with one (T, V) tensor in the backward pass rather than four.
+
+    With g = dL/dlogp: dL/dlogits[v] = Σ_k g_k·[target_k = v] - softmax(logits)[v]·Σ_k g_k.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_T_V: Tensor, target_T_K: Tensor) -> Tensor:
+        total_T_1 = logits_T_V.logsumexp(1, keepdim=True)
+        ctx.save_for_backward(logits_T_V, target_T_K, total_T_1)
+        return logits_T_V.gather(1, target_T_K).sub_(total_T_1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad_T_K,) = grads
+        logits_T_V, target_T_K, total_T_1 = ctx.saved_tensors
+        grad_T_V = torch.sub(logits_T_V, total_T_1).exp_().mul_(-grad_T_K.sum(1, keepdim=True))
+        return grad_T_V.scatter_add_(1, target_T_K, grad_T_K), None

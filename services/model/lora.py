@@ -8,10 +8,12 @@ Axes: T tokens, I inputs, O outputs, R rank.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 ALPHA = 32.0
@@ -96,35 +98,86 @@ class LoraLinear(nn.Module):
 
     def apply_groups(self, x_T_I: Tensor, groups: Groups) -> Tensor:
         """W x plus each group's low-rank product: (T, O)."""
-        y_T_O: Tensor = self.base(x_T_I)
-        active = [group for group in groups if group.adapter is not None and self.name in group.adapter.a]
-        if len(active) == 1 and active[0].rows is None:
-            return y_T_O + self._delta(x_T_I, active[0].adapter)
-        if not active:
-            return y_T_O
-        for group in active:
-            if isinstance(group.rows, Tensor):
-                y_T_O = y_T_O.index_add(0, group.rows, self._delta(x_T_I[group.rows], group.adapter))
-        spans = sorted((g for g in active if isinstance(g.rows, slice)), key=lambda g: g.rows.start)  # type: ignore[union-attr]
-        return self._add_spans(x_T_I, y_T_O, spans) if spans else y_T_O
+        terms = [
+            _Term(_WHOLE if group.rows is None else group.rows, group.adapter.scale)
+            for group in groups
+            if group.adapter is not None and self.name in group.adapter.a
+        ]
+        factors = [
+            factor
+            for group in groups
+            if group.adapter is not None and self.name in group.adapter.a
+            for factor in (group.adapter.a[self.name], group.adapter.b[self.name])
+        ]
+        if torch.is_grad_enabled():
+            return _LoraProduct.apply(x_T_I, self.base, terms, *factors)  # type: ignore[no-any-return]
+        return _forward(x_T_I, self.base, terms, factors)[0]
 
-    def _add_spans(self, x_T_I: Tensor, y_T_O: Tensor, spans: Groups) -> Tensor:
-        """Add the deltas of disjoint slices by one concatenation: autograd then copies nothing twice."""
-        parts: list[Tensor] = []
-        end = 0
-        for group in spans:
-            rows = group.rows
-            assert isinstance(rows, slice) and rows.start >= end, "slices of a row are sorted and disjoint"
-            parts += [y_T_O[end : rows.start], y_T_O[rows] + self._delta(x_T_I[rows], group.adapter)]
-            end = rows.stop
-        parts.append(y_T_O[end:])
-        return torch.cat(parts)
 
-    def _delta(self, x_T_I: Tensor, adapter: Adapter | None) -> Tensor:
-        assert adapter is not None, "the bare base adds nothing"
-        a_R_I, b_O_R = adapter.a[self.name], adapter.b[self.name]
-        low_T_R = x_T_I.to(a_R_I.dtype) @ a_R_I.T
-        return ((low_T_R * adapter.scale) @ b_O_R.T).to(x_T_I.dtype)
+_WHOLE = slice(None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Term:
+    """One low-rank product: where in the row it applies, and its scale."""
+
+    rows: slice | Tensor
+    scale: float
+
+
+def _forward(
+    x_T_I: Tensor, base: nn.Linear, terms: list[_Term], factors: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """W x + Σ scale·B A x, and A x of each term."""
+    y_T_O, lows = F.linear(x_T_I, base.weight, base.bias), []
+    for term, a_R_I, b_O_R in zip(terms, factors[::2], factors[1::2], strict=True):
+        low_T_R = x_T_I[term.rows].to(a_R_I.dtype) @ a_R_I.T
+        _add_product(y_T_O, term, low_T_R, b_O_R.T)
+        lows.append(low_T_R)
+    return y_T_O, lows
+
+
+def _add_product(into_T_X: Tensor, term: _Term, left_T_R: Tensor, right_R_X: Tensor) -> None:
+    """into[rows] += scale · left @ right, in the dtype of the factors and rounded once."""
+    if isinstance(term.rows, Tensor) or into_T_X.dtype != left_T_R.dtype:
+        product_T_X = (term.scale * left_T_R @ right_R_X).to(into_T_X.dtype)
+        if isinstance(term.rows, Tensor):
+            into_T_X.index_add_(0, term.rows, product_T_X)
+        else:
+            into_T_X[term.rows] += product_T_X
+    else:
+        into_T_X[term.rows].addmm_(left_T_R, right_R_X, alpha=term.scale)
+
+
+class _LoraProduct(torch.autograd.Function):
+    """`_forward` with its gradient: by hand, because autograd would make and add a full-size tensor per term.
+
+    With g = dL/dy: dL/dx = W^T g + Σ scale·A^T B^T g, dL/dA = scale·(B^T g) x^T, dL/dB = scale·g (A x)^T.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_T_I: Tensor, base: nn.Linear, terms: list[_Term], *factors: Tensor) -> Tensor:
+        y_T_O, lows = _forward(x_T_I, base, terms, factors)
+        ctx.save_for_backward(x_T_I, *factors, *lows)
+        ctx.base, ctx.terms = base, terms
+        return y_T_O
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_T_O,) = grads
+        x_T_I, *saved = ctx.saved_tensors
+        count = len(ctx.terms)
+        factors, lows = saved[: 2 * count], saved[2 * count :]
+        grad_x_T_I = grad_T_O @ ctx.base.weight if ctx.needs_input_grad[0] else None
+        grad_factors: list[Tensor | None] = []
+        for term, a_R_I, b_O_R, low_T_R in zip(ctx.terms, factors[::2], factors[1::2], lows, strict=True):
+            own_T_O = grad_T_O[term.rows].to(b_O_R.dtype)
+            grad_low_T_R = own_T_O @ b_O_R
+            grad_a_R_I = grad_low_T_R.T @ x_T_I[term.rows].to(a_R_I.dtype)
+            grad_factors += [grad_a_R_I.mul_(term.scale), (own_T_O.T @ low_T_R).mul_(term.scale)]
+            if grad_x_T_I is not None:
+                _add_product(grad_x_T_I, term, grad_low_T_R, a_R_I)
+        return grad_x_T_I, None, None, *grad_factors
 
 
 def install(model: nn.Module, switch: LoraSwitch) -> dict[str, LoraLinear]:
