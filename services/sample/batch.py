@@ -1,0 +1,139 @@
+"""The sequences that decode together: their rows of the cache, their state, their next tokens.
+
+Rows stay compact: when sequences end, the last ones move into their places. What depends on who is in the
+batch (groups of adapters, how to draw) is made again only when that changes.
+
+Axes: N rows, V vocabulary.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from services.model.lora import Adapter, Groups
+from services.sample.cache import SlotCache
+from services.sample.forward import row_groups
+from services.sample.jobs import Job, Sample
+from services.sample.sampling import DrawPlan
+from services.sample.uniforms import stream_keys, uniforms
+
+_ROW = np.dtype(
+    [
+        ("token", np.int64),  # the last one sampled, not yet in the cache
+        ("length", np.int64),  # tokens in the cache
+        ("drawn", np.int64),  # tokens sampled so far
+        ("key", np.uint64),
+        ("temperature", np.float64),
+        ("top_k", np.int64),
+        ("top_p", np.float64),
+    ]
+)
+
+
+class Batch:
+    """Decoding rows 0 to N-1."""
+
+    def __init__(self, cache: SlotCache) -> None:
+        self._cache = cache
+        self._device = cache.shape.device
+        self._samples: list[Sample] = []
+        self._rows = np.zeros(8, _ROW)
+        self._changed = True
+        self.groups: Groups = []
+        """Of all rows; call `prepare` first."""
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One field of the state of all rows."""
+        return self._rows[name][: len(self)]
+
+    def join(self, job: Job, count: int) -> None:
+        """Start `count` more samples of a job whose prompt is prefilled."""
+        first, last = len(self), len(self) + count
+        length = len(job.prompt)
+        assert job.kv is not None, "a prompt keeps its keys until all its samples have started"
+        if last > len(self._rows):
+            self._rows = np.concatenate([self._rows, np.zeros(max(count, len(self._rows)), _ROW)])
+        self._cache.reserve(last, max(length, self.longest), first)
+        self._cache.fill(first, count, job.kv)
+        rows = self._rows[first:last]
+        index_N = np.arange(job.started, job.started + count)
+        task = job.task
+        rows["length"], rows["drawn"], rows["key"] = length, 0, stream_keys(task.seed, index_N)
+        rows["temperature"], rows["top_k"], rows["top_p"] = task.temperature, task.top_k, task.top_p
+        self._samples += [Sample(job, int(index)) for index in index_N]
+        job.started += count
+        self._changed = True
+
+    @property
+    def adapters(self) -> list[Adapter | None]:
+        """The adapter of each row."""
+        return [sample.job.adapter for sample in self._samples]
+
+    @property
+    def longest(self) -> int:
+        """Tokens in the longest row of the cache."""
+        return int(self.column("length").max(initial=0))
+
+    def prepare(self) -> None:
+        """Bring `groups` up to date and make room for one more token in each row."""
+        if self._changed and self._samples:
+            self.groups = row_groups(self.adapters, self._device)
+            self._plan = DrawPlan(
+                self.column("temperature"), self.column("top_k"), self.column("top_p"), self._device
+            )
+            topk = [(row, s.job.task.topk_sample) for row, s in enumerate(self._samples)]
+            self._topk = [(row, k) for row, k in topk if k]
+        if not self._samples:
+            self.groups = []
+        self._changed = False
+        self._cache.reserve(len(self), self.longest + 1, len(self))
+
+    def advance(self, logits_N_V: Tensor) -> list[Job]:
+        """Draw the next token of every row; return the jobs that this finishes."""
+        self.prepare()
+        logprobs_N_V = logits_N_V.log_softmax(-1)
+        uniform_N = torch.from_numpy(uniforms(self.column("key"), self.column("drawn"))).to(self._device)
+        token_N = self._plan.draw(logprobs_N_V, uniform_N)
+        self._take_topk(logprobs_N_V)
+        logprobs = logprobs_N_V.gather(1, token_N[:, None]).squeeze(1).tolist()
+        tokens = token_N.tolist()
+        self.column("token")[:] = tokens
+        self.column("drawn")[:] += 1
+        pushed = zip(self._samples, tokens, logprobs, strict=True)
+        ended = [row for row, (sample, token, logprob) in enumerate(pushed) if sample.push(token, logprob)]
+        jobs = {self._samples[row].job for row in ended}
+        self._remove(ended)
+        return [job for job in jobs if job.unfinished == 0]
+
+    def drop(self, job: Job) -> None:
+        """Remove all rows of a job."""
+        self._remove([row for row, sample in enumerate(self._samples) if sample.job is job])
+
+    def _take_topk(self, logprobs_N_V: Tensor) -> None:
+        if not self._topk:
+            return
+        rows = torch.tensor([row for row, _ in self._topk], device=self._device)
+        values, ids = logprobs_N_V[rows].topk(max(k for _, k in self._topk))
+        columns = ids.cpu().numpy().astype(np.int32), values.cpu().numpy()
+        for (row, k), id_K, value_K in zip(self._topk, *columns, strict=True):
+            self._samples[row].topk.append((id_K[:k], value_K[:k]))
+
+    def _remove(self, ended: list[int]) -> None:
+        """Close the gaps with rows from the end."""
+        if not ended:
+            return
+        count = len(self) - len(ended)
+        gone = set(ended)
+        movers = (row for row in range(count, len(self)) if row not in gone)
+        for target, source in zip((row for row in ended if row < count), movers, strict=True):
+            self._cache.move(source, target, int(self._rows["length"][source]))
+            self._rows[target] = self._rows[source]
+            self._samples[target] = self._samples[source]
+        del self._samples[count:]
+        self._changed = True
