@@ -15,10 +15,10 @@ It knows nothing of commands, logs or files; one thread calls it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from rekindle.types.requests import AdamParams
 from torch import Tensor
 
 from services.model.base import BaseModel
@@ -28,10 +28,11 @@ from services.train.packing import Item, Pass, halve, plan
 from services.train.passes import PassOutput, PassWork, compute
 from services.train.run import TrainRun
 
-if TYPE_CHECKING:
-    from rekindle.types.requests import AdamParams
-
 __all__ = ["DatumTooLarge", "NonFiniteResult", "PassResult", "PassWork", "TrainEngine", "WorkError"]
+
+
+TOKEN_BUDGETS = {"cpu": 2048}
+"""A CPU is fastest while activations stay in its cache; an accelerator wants large products."""
 
 
 class WorkError(Exception):
@@ -67,11 +68,15 @@ class PassResult:
 class TrainEngine:
     """Trains LoRA adapters on one frozen base model.
 
-    `token_budget` bounds the tokens of a pass and with it the memory for activations; `threads`, where given,
-    sets the number of CPU threads of the process.
+    `token_budget` bounds the tokens of a pass and with it the memory for activations; None takes what suits
+    the device. `threads`, where given, sets the number of CPU threads of the process.
     """
 
-    def __init__(self, base: BaseModel, *, token_budget: int = 8192, threads: int | None = None) -> None:
+    def __init__(
+        self, base: BaseModel, *, token_budget: int | None = None, threads: int | None = None
+    ) -> None:
+        if token_budget is None:
+            token_budget = TOKEN_BUDGETS.get(base.device.type, 16384)
         if token_budget < 1:
             raise ValueError(f"token_budget: {token_budget}, expected 1 or more")
         if threads is not None:
@@ -101,7 +106,7 @@ class TrainEngine:
             runs[index].gradient_P.add_(gradients[index])
         return _results(work, items, outputs)
 
-    def optim_step(self, run: TrainRun, params: "AdamParams") -> dict[str, float]:
+    def optim_step(self, run: TrainRun, params: AdamParams) -> dict[str, float]:
         """One AdamW step with the accumulated gradient, which is zero afterwards. Returns metrics."""
         return adamw_step(run, params)
 

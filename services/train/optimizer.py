@@ -10,18 +10,14 @@ Every hyper-parameter comes with the step, nothing but m, v and t carries over. 
 step; a step with nothing accumulated is a step with a zero gradient.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
+from rekindle.types.requests import AdamParams
 
 from services.train.run import TrainRun
 
-if TYPE_CHECKING:
-    from rekindle.types.requests import AdamParams
-
 
 @torch.no_grad()
-def adamw_step(run: TrainRun, params: "AdamParams") -> dict[str, float]:
+def adamw_step(run: TrainRun, params: AdamParams) -> dict[str, float]:
     """Change `run` in place. Returns `grad_norm` (L2, before clipping) when clipping is on."""
     gradient_P, metrics = run.gradient_P, {}
     if params.grad_clip_norm > 0:
