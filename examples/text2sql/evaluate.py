@@ -1,0 +1,43 @@
+"""Execution match: the share of questions whose answer, run on its database, returns the right rows.
+
+Works on any sampling client of the API; all questions are in flight at once. Knows nothing of training.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import tinker
+
+from examples.text2sql.judge import Verdict, judge
+from examples.text2sql.prompts import MAX_SQL_TOKENS, prompt_tokens, sql_of
+from examples.text2sql.questions import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+GREEDY = 0.0
+
+
+def execution_match(
+    sampler: tinker.SamplingClient,
+    tokenizer: "PreTrainedTokenizerBase",
+    tasks: Sequence[Task],
+    temperature: float = GREEDY,
+    seed: int = 0,
+) -> float:
+    """Fraction of `tasks` answered right, one answer each; greedy unless a temperature is given."""
+    params = tinker.SamplingParams(max_tokens=MAX_SQL_TOKENS, temperature=temperature, seed=seed)
+    futures = [
+        sampler.sample(
+            prompt=tinker.ModelInput.from_ints(prompt_tokens(tokenizer, task.schema, task.question)),
+            num_samples=1,
+            sampling_params=params,
+        )
+        for task in tasks
+    ]
+    answers = [sql_of(tokenizer, future.result().sequences[0].tokens) for future in futures]
+    right = [
+        judge(sql, task.database, task.reference) is Verdict.RIGHT
+        for sql, task in zip(answers, tasks, strict=True)
+    ]
+    return sum(right) / len(right)

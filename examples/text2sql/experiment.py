@@ -1,0 +1,83 @@
+"""The command line, and what a run needs before its first step: questions, databases and a base model.
+
+Without `--questions` the demo's own data is made from the seed; without `--base-model` so is the base model,
+served under the name `text2sql`.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from examples.text2sql.own_data import OwnDataError, read_tasks
+from examples.text2sql.questions import Tasks, make_databases, make_tasks
+
+DEMO_MODEL = "text2sql"
+CACHE = Path(__file__).parents[2] / "out" / "cache"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of the loop."""
+
+    seed: int = 0
+    """Decides data, base model, LoRA and sampling: another seed is another replication."""
+    steps: int = 60
+    rewards: Literal["true", "shuffled"] = "true"
+    """`shuffled` permutes the rewards over the whole batch: the control in which nothing can be learned."""
+    base_url: str | None = None
+    """A running server; None starts one."""
+    out: Path = Path("out/demo")
+    questions: Path | None = None
+    database: Path | None = None
+    base_model: str | None = None
+    """Name that the server knows, directory or hub id; None makes the demo's own."""
+    cache: Path = CACHE
+
+
+def read_options(arguments: Sequence[str] | None = None) -> Options:
+    """The options of a command line; argparse ends the program on what it does not know."""
+    defaults = Options()
+    parser = argparse.ArgumentParser(description="Teach a language model SQL by running what it writes.")
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--rewards", choices=("true", "shuffled"), default=defaults.rewards)
+    parser.add_argument("--base-url", help="a running server; without it one is started")
+    parser.add_argument("--base-model", help="name, directory or hub id; without it a small one is made")
+    parser.add_argument("--out", type=Path, default=defaults.out)
+    parser.add_argument("--questions", type=Path, help="JSONL rows with question and sql")
+    parser.add_argument("--database", type=Path, help="the SQLite file that they ask about")
+    parser.add_argument("--cache", type=Path, default=defaults.cache, help="where base models are kept")
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A prepared run."""
+
+    tasks: Tasks
+    base_model: str
+    """The name to ask the API for."""
+    served: str
+    """What `rekindle up --base-model` takes to serve it under that name."""
+    base_seconds: float
+    """Seconds that training the base model took, whenever that was; 0 for somebody else's model."""
+
+
+def prepare(options: Options) -> Experiment:
+    """Read or make the questions, and make the base model if it is ours; raises OwnDataError on bad input."""
+    if (options.questions is None) != (options.database is None):
+        raise OwnDataError("--questions and --database belong together: give both or neither")
+    databases = make_databases(options.cache / f"databases-{options.seed}", options.seed)
+    if options.questions is not None and options.database is not None:
+        tasks = read_tasks(options.questions, options.database)
+    else:
+        tasks = make_tasks(databases, options.seed)
+    if options.base_model is not None:
+        return Experiment(tasks, options.base_model, options.base_model, 0.0)
+    # torch is needed only to make a model.
+    from examples.text2sql.base_model import Recipe, make_base_model
+
+    base = make_base_model(Recipe(options.seed), databases, options.cache)
+    return Experiment(tasks, DEMO_MODEL, f"{DEMO_MODEL}={base.folder}", base.seconds)

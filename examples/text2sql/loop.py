@@ -1,0 +1,201 @@
+"""THE loop: a language model learns to write SQL by running it, through the Tinker API.
+
+One step: sample groups of answers, run each on its database, centre the rewards of a group, one policy-gradient
+update (importance sampling, mean-centred advantages, no KL). It sees questions and reference rows, never SQL to
+imitate. `--rewards shuffled` is the same loop with the rewards permuted over the batch.
+
+Axes: G rollouts of a group, T tokens of prompt and completion but one.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tinker
+
+from examples.text2sql.adapter import download_adapter
+from examples.text2sql.evaluate import execution_match
+from examples.text2sql.experiment import Options, prepare, read_options
+from examples.text2sql.judge import Verdict, judge
+from examples.text2sql.prompts import MAX_SQL_TOKENS, prompt_tokens, sql_of
+from examples.text2sql.questions import Task, Tasks
+from examples.text2sql.record import Record
+from examples.text2sql.show import Show, show_result
+from examples.text2sql.stack import Stack, running_stack
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+API_KEY = "tml-local"
+GROUPS, GROUP_SIZE = 16, 8
+RANK, LEARNING_RATE = 16, 5e-4
+EVALUATE_EVERY = 10
+READY = 0.35  # below this share of right answers at temperature 1 there is little to select from
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled answer with the policy's log-probability of each token, and what it earned."""
+
+    prompt: list[int]
+    completion: list[int]
+    logprobs: list[float]
+    reward: float
+
+
+def roll_out(
+    sampler: tinker.SamplingClient,
+    tokenizer: "PreTrainedTokenizerBase",
+    tasks: Sequence[Task],
+    rng: random.Random,
+) -> list[list[Rollout]]:
+    """One group of scored rollouts a task; all groups are in flight before the first is awaited."""
+    prompts = [prompt_tokens(tokenizer, task.schema, task.question) for task in tasks]
+    futures = [
+        sampler.sample(
+            prompt=tinker.ModelInput.from_ints(prompt),
+            num_samples=GROUP_SIZE,
+            sampling_params=tinker.SamplingParams(
+                max_tokens=MAX_SQL_TOKENS, temperature=1.0, seed=rng.getrandbits(31)
+            ),
+        )
+        for prompt in prompts
+    ]
+    groups = []
+    for task, prompt, future in zip(tasks, prompts, futures, strict=True):
+        group = []
+        for sequence in future.result().sequences:
+            assert sequence.logprobs is not None, "the API returns the logprobs of every sampled token"
+            verdict = judge(sql_of(tokenizer, sequence.tokens), task.database, task.reference)
+            group.append(Rollout(prompt, sequence.tokens, sequence.logprobs, verdict.value))
+        groups.append(group)
+    return groups
+
+
+def rewards_of(groups: Sequence[Sequence[Rollout]], shuffled: bool, rng: random.Random) -> list[list[float]]:
+    """The rewards by group; shuffled, the same rewards fall on rollouts by chance, over the whole batch."""
+    rewards = [rollout.reward for group in groups for rollout in group]
+    if shuffled:
+        rng.shuffle(rewards)
+    remaining = iter(rewards)
+    return [[next(remaining) for _ in group] for group in groups]
+
+
+def centred(rewards_G: Sequence[float]) -> list[float]:
+    """Advantages: reward minus the mean of the group. A group of equals says nothing and gives zeros."""
+    mean = sum(rewards_G) / len(rewards_G)
+    return [reward - mean for reward in rewards_G]
+
+
+def to_datum(rollout: Rollout, advantage: float) -> tinker.Datum:
+    """One rollout as `importance_sampling` takes it: targets shifted by one, zeros on prompt positions."""
+    tokens = rollout.prompt + rollout.completion
+    padding = [0.0] * (len(rollout.prompt) - 1)
+    advantages_T = padding + [advantage] * len(rollout.completion)
+    return tinker.Datum(
+        model_input=tinker.ModelInput.from_ints(tokens[:-1]),
+        loss_fn_inputs={
+            "target_tokens": tinker.TensorData.from_numpy(np.array(tokens[1:], np.int64)),
+            "logprobs": tinker.TensorData.from_numpy(np.array(padding + rollout.logprobs, np.float32)),
+            "advantages": tinker.TensorData.from_numpy(np.array(advantages_T, np.float32)),
+        },
+    )
+
+
+def to_batch(groups: Sequence[Sequence[Rollout]], rewards: Sequence[Sequence[float]]) -> list[tinker.Datum]:
+    """The datums of one step; groups whose rewards are all alike are dropped."""
+    return [
+        to_datum(rollout, advantage)
+        for group, rewards_G in zip(groups, rewards, strict=True)
+        if len(set(rewards_G)) > 1
+        for rollout, advantage in zip(group, centred(rewards_G), strict=True)
+    ]
+
+
+def learn(training: tinker.TrainingClient, batch: list[tinker.Datum]) -> tinker.SamplingClient:
+    """One update and the sampler of its weights: all three commands are submitted before any is awaited."""
+    if not batch:
+        return training.save_weights_and_get_sampling_client().result()
+    gradient = training.forward_backward(batch, "importance_sampling")
+    update = training.optim_step(tinker.AdamParams(learning_rate=LEARNING_RATE))
+    sampler = training.save_weights_and_get_sampling_client()
+    gradient.result()
+    update.result()
+    return sampler.result()
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Greedy execution match on held-out questions and, where there is one, on the held-out schema."""
+
+    held_out: float
+    unseen: float | None
+
+
+def evaluate(sampler: tinker.SamplingClient, tokenizer: "PreTrainedTokenizerBase", tasks: Tasks) -> Matches:
+    unseen = tasks.held_out_schema
+    return Matches(
+        execution_match(sampler, tokenizer, tasks.held_out),
+        execution_match(sampler, tokenizer, unseen) if unseen else None,
+    )
+
+
+def train(
+    options: Options, tasks: Tasks, training: tinker.TrainingClient, record: Record, show: Show, stack: Stack
+) -> tuple[Matches, Matches]:
+    """All steps; returns the matches before and after."""
+    rng, tokenizer = random.Random(options.seed), training.get_tokenizer()
+    sampler = training.save_weights_and_get_sampling_client().result()
+    before = evaluate(sampler, tokenizer, tasks)
+    ready = execution_match(sampler, tokenizer, tasks.held_out, temperature=1.0)
+    show.step(record.start(ready, before.held_out))
+    if ready < READY:
+        show.say(f"The base model is not ready: {ready:.2f} right at temperature 1, RL wants {READY:.2f}.")
+    for step in range(1, options.steps + 1):
+        groups = roll_out(sampler, tokenizer, rng.sample(tasks.pool, min(GROUPS, len(tasks.pool))), rng)
+        sampler = learn(training, to_batch(groups, rewards_of(groups, options.rewards == "shuffled", rng)))
+        rollouts = [rollout for group in groups for rollout in group]
+        reward = sum(rollout.reward for rollout in rollouts) / len(rollouts)
+        match = sum(rollout.reward == Verdict.RIGHT.value for rollout in rollouts) / len(rollouts)
+        heldout = execution_match(sampler, tokenizer, tasks.held_out) if step % EVALUATE_EVERY == 0 else None
+        show.step(record.step(reward, match, heldout, sum(len(rollout.completion) for rollout in rollouts)))
+        stack.measure()
+    return before, evaluate(sampler, tokenizer, tasks)
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Prepare, train, evaluate, save; returns what stands in `result.json`."""
+    experiment, record = prepare(options), Record(options.out)
+    with (
+        running_stack(options.base_url, experiment.served, options.out / "stack") as stack,
+        tinker.ServiceClient(base_url=stack.url, api_key=API_KEY) as service,
+        Show(stack.url, API_KEY, options.steps) as show,
+    ):
+        training = service.create_lora_training_client(
+            experiment.base_model, rank=RANK, seed=options.seed, train_unembed=False
+        ).result()
+        before, after = train(options, experiment.tasks, training, record, show, stack)
+        seconds = {"base": experiment.base_seconds, "rl": record.seconds}
+        download_adapter(
+            training, tinker.RestClient(base_url=stack.url, api_key=API_KEY), options.out / "adapter"
+        )
+    result = {
+        "seed": options.seed,
+        "rewards": options.rewards,
+        "questions": len(experiment.tasks.held_out),
+        "before": before.held_out,
+        "after": after.held_out,
+        "heldout_schema": {"before": before.unseen, "after": after.unseen},
+        "seconds": seconds,
+        "peak_rss_bytes": stack.peak_rss_bytes,
+        "tokens_per_second": record.tokens_per_second,
+    }
+    record.finish(result)
+    show_result(show.console, result)
+    return result
+
+
+if __name__ == "__main__":
+    run(read_options())
