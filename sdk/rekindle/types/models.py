@@ -220,7 +220,8 @@ class SaveWeightsExternalRequest(Message):
     path: CheckpointName
     ttl_seconds: TtlSeconds | None = None
     """None: kept for ever."""
-    age_encryption_recipients: tuple[str, ...] = ()
+    age_encryption_recipients: tuple[str, ...] | None = None
+    """Files are stored as they are: anything but None or empty is refused."""
     type: Literal["save_weights_external"] = "save_weights_external"
 
     @model_validator(mode="after")

@@ -18,6 +18,10 @@ MAX_TOPK = 1024
 """Most alternatives at one position, of every kind."""
 MAX_STOPS = 64
 
+MAX_TOKEN_ID = 2**31 - 1
+
+TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
+TargetId = Annotated[int, Field(ge=-1, le=MAX_TOKEN_ID)]
 TopKCount = Annotated[int, Field(ge=0, le=MAX_TOPK)]
 
 
@@ -40,7 +44,7 @@ Stop = Annotated[str | tuple[StrictStr, ...] | tuple[StrictInt, ...], BeforeVali
 
 class TextChunk(Message):
     type: Literal["encoded_text"] = "encoded_text"
-    tokens: tuple[int, ...]
+    tokens: tuple[TokenId, ...]
     """May be empty."""
 
 
@@ -87,13 +91,13 @@ class SamplingParams(ExactMessage):
 class TargetTokens(ExactMessage):
     """Token ids to be scored, (N - 1, K) int64: row i at prompt position i + 1, -1 for nothing."""
 
-    data: tuple[int, ...]
+    data: tuple[TargetId, ...]
     """All cells, row after row; where sparse, only the listed ones."""
     dtype: Literal["int64"]
     shape: tuple[Count, Count]
-    sparse_crow_indices: tuple[int, ...] | None = None
+    sparse_crow_indices: tuple[Count, ...] | None = None
     """CSR row pointers, N of them; None: dense."""
-    sparse_col_indices: tuple[int, ...] | None = None
+    sparse_col_indices: tuple[Count, ...] | None = None
     """CSR column indices, one per value."""
 
     @property
