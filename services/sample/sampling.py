@@ -70,4 +70,4 @@ class DrawPlan:
         # A candidate stays while the likelier ones have not reached top_p: the first always does.
         before_M_W = weight_M_W.cumsum(-1) - weight_M_W
         weight_M_W.masked_fill_(before_M_W >= self._top_p_M_1 * weight_M_W.sum(-1, keepdim=True), 0)
-        return token_M_W.gather(1, invert(weight_M_W, uniform_M)[:, None]).squeeze(1)
+        return token_M_W.gather(1, invert(weight_M_W, uniform_M[:, None])).squeeze(1)
