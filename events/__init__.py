@@ -1,0 +1,15 @@
+"""The arrows of Rekindle: how services hand each other work and news.
+
+catalog.py   every command and fact: type, payload, result, subject
+names.py     the only maker of subjects, keys, stream and folder names
+envelope.py  CloudEvents 1.0 and their NATS binding
+failure.py   what went wrong, and whose fault it is
+bus.py       the connection: append, read back, pull, listen
+streams.py   which streams there are and what each promises
+runlog.py    a training run as a log: order, lease, fenced results
+worker.py    work queues: heartbeats, redelivery, dead letters
+futures.py   from a request id to its one result
+records.py   small named facts of the world: sessions, runs, samplers, models
+blobs.py     what is too large for an event
+edge.py      what every HTTP edge shares
+"""

@@ -1,0 +1,152 @@
+"""What is too large for an event: claim-checked payloads and adapter files.
+
+A key is a path of tokens made by `names.py`. A blob appears whole (written aside, flushed, renamed) and never
+changes. Events above `CLAIM_BYTES` leave their data here and carry `dataref` instead (the claim check pattern).
+"""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Protocol
+
+from cloudevents.core.v1.event import CloudEvent
+
+from events import envelope, names
+from events.failure import NotFound
+
+CLAIM_BYTES = 512 * 1024
+
+
+class Blobs(Protocol):
+    """A store of immutable blobs."""
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Store `data` under `key`; storing the same key again changes nothing."""
+        ...
+
+    async def get(self, key: str) -> bytes:
+        """Raises NotFound."""
+        ...
+
+    async def put_folder(self, key: str, folder: Path) -> int:
+        """Move the files of `folder` into the store; returns their size in bytes."""
+        ...
+
+    async def folder(self, key: str) -> Path:
+        """A local folder with the files of a stored folder, to be read only. Raises NotFound."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove a blob or folder; nothing happens if it is not there."""
+        ...
+
+    def staging(self) -> Path:
+        """A fresh private folder on the store's own disk, for `put_folder`."""
+        ...
+
+
+class FolderBlobs:
+    """Blobs in a folder of this machine (or of a shared disk)."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.resolve()
+        self._aside = self._root / "aside"
+        self._aside.mkdir(parents=True, exist_ok=True)
+
+    async def put(self, key: str, data: bytes) -> None:
+        await asyncio.to_thread(self._put, key, data)
+
+    async def get(self, key: str) -> bytes:
+        try:
+            return await asyncio.to_thread(self._path(key).read_bytes)
+        except FileNotFoundError:
+            raise NotFound(f"blob {key} does not exist") from None
+
+    async def put_folder(self, key: str, folder: Path) -> int:
+        return await asyncio.to_thread(self._put_folder, key, folder)
+
+    async def folder(self, key: str) -> Path:
+        path = self._path(key)
+        if not path.is_dir():
+            raise NotFound(f"blob {key} does not exist")
+        return path
+
+    async def delete(self, key: str) -> None:
+        await asyncio.to_thread(self._delete, self._path(key))
+
+    def staging(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self._aside))
+
+    def _path(self, key: str) -> Path:
+        path = (self._root / key).resolve()
+        assert path.is_relative_to(self._root) and path != self._root, f"blob key {key!r} leaves the store"
+        return path
+
+    def _put(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self._aside)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+        _flush_folder(path.parent)
+
+    def _put_folder(self, key: str, folder: Path) -> int:
+        path = self._path(key)
+        size = 0
+        for file in folder.iterdir():
+            size += file.stat().st_size
+            _flush_folder(file)
+        if path.exists():  # the same epoch wrote it before an acknowledgement was lost
+            shutil.rmtree(folder)
+            return size
+        _flush_folder(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(path)
+        _flush_folder(path.parent)
+        return size
+
+    def _delete(self, path: Path) -> None:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _flush_folder(path: Path) -> None:
+    """fsync a file or folder, so that a rename survives the loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def open_blobs(url: str) -> Blobs:
+    """The store that a setting names: a folder. Raises ValueError for a scheme that is not served."""
+    if "://" in url:
+        raise ValueError(f"blobs: {url!r} is not a folder")
+    return FolderBlobs(Path(url))
+
+
+async def check_in(blobs: Blobs, tenant: str, event: CloudEvent) -> CloudEvent:
+    """Leave large data in the store; the event that returns carries `dataref`."""
+    data = envelope.data_of(event)
+    if len(data) <= CLAIM_BYTES:
+        return event
+    key = names.claim_key(tenant, hashlib.sha256(data).hexdigest())
+    await blobs.put(key, data)
+    return CloudEvent({**event.get_attributes(), "dataref": key}, b"")
+
+
+async def check_out(blobs: Blobs, event: CloudEvent) -> bytes:
+    """The event's data, fetched from the store if it was left there. Raises NotFound."""
+    key = event.get_extension("dataref")
+    return await blobs.get(key) if key else envelope.data_of(event)

@@ -1,0 +1,107 @@
+"""Checkpoint entries: which adapters exist, where their files lie, until when.
+
+An entry is written once by the holder of the run, under its fence, and is the only thing that makes a blob
+exist. Deleting, publishing and changing the time to live append a newer entry on the same subject.
+"""
+
+from datetime import UTC, datetime
+
+from cloudevents.core.v1.event import CloudEvent
+from pydantic import BaseModel, ConfigDict
+from rekindle.types import TinkerPath
+from rekindle.types.paths import Kind
+
+from events import catalog, envelope, names
+from events.bus import Bus
+from events.failure import NotFound
+from events.records import EVERYONE, LoraShape, ModelRecord, Records, RunRecord
+
+
+class CheckpointEntry(BaseModel):
+    """One saved adapter version; immutable, its path is its identity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    base: str
+    kind: Kind
+    """`weights` (with optimizer state), `sampler_weights` or `external_weights`."""
+    name: str
+    number: int
+    """The command that saved it: the same command again finds its own entry."""
+    step: int
+    """Optimizer steps behind these weights: the policy version."""
+    lora: LoraShape
+    blob: str
+    """Key of the folder in the blob store."""
+    size_bytes: int
+    created: datetime
+    expires: datetime | None = None
+    user_metadata: dict[str, str] = {}
+    ephemeral: bool = False
+    """Not listed; lives as long as the session."""
+    public: bool = False
+    deleted: bool = False
+
+    @property
+    def path(self) -> str:
+        return str(TinkerPath(self.run_id, self.kind, self.name))
+
+    def alive(self) -> bool:
+        return not self.deleted and (self.expires is None or self.expires > datetime.now(UTC))
+
+
+class Checkpoints:
+    """Finds checkpoint entries."""
+
+    def __init__(self, bus: Bus, records: Records) -> None:
+        self._bus = bus
+        self._records = records
+
+    async def find(self, tenant: str, path: TinkerPath) -> CheckpointEntry:
+        """The living entry of a path. Raises NotFound."""
+        run = await self._records.get(RunRecord, tenant, path.run_id)
+        entry = await self.latest(tenant, run, path.kind, path.name)
+        if entry is None or not entry.alive():
+            raise NotFound(f"checkpoint {path} does not exist")
+        return entry
+
+    async def latest(self, tenant: str, run: RunRecord, kind: Kind, name: str) -> CheckpointEntry | None:
+        """The newest entry under a name, dead or alive."""
+        subject = names.checkpoint_subject(run.base, tenant, run.run_id, kind, name)
+        stored = await self._bus.last(names.run_stream(run.base), subject)
+        return None if stored is None else CheckpointEntry.model_validate_json(envelope.data_of(stored.event))
+
+    async def of_run(self, tenant: str, run: RunRecord) -> list[CheckpointEntry]:
+        """Listed entries of one run, newest first."""
+        return await self._listed(run.base, names.run_subject(run.base, tenant, run.run_id, "checkpoint.>"))
+
+    async def of_tenant(self, tenant: str) -> list[CheckpointEntry]:
+        """Listed entries of all runs of a tenant, newest first."""
+        found: list[CheckpointEntry] = []
+        for model in await self._records.all(ModelRecord, EVERYONE):
+            root = f"run.{names.token(model.name)}.{names.token(tenant)}.*.checkpoint.>"
+            found += await self._listed(model.name, root)
+        return sorted(found, key=lambda entry: entry.created, reverse=True)
+
+    async def _listed(self, base: str, subject_filter: str) -> list[CheckpointEntry]:
+        stored = await self._bus.last_of_each(names.run_stream(base), subject_filter)
+        entries = [CheckpointEntry.model_validate_json(envelope.data_of(one.event)) for one in stored]
+        listed = [entry for entry in entries if entry.alive() and not entry.ephemeral]
+        return sorted(listed, key=lambda entry: entry.created, reverse=True)
+
+    async def append(self, tenant: str, entry: CheckpointEntry) -> None:
+        """A newer entry by somebody other than the run's holder: deleted, published, other expiry."""
+        subject = names.checkpoint_subject(entry.base, tenant, entry.run_id, entry.kind, entry.name)
+        await self._bus.append(subject, entry_event(tenant, "checkpoint", entry))
+
+
+def entry_event(tenant: str, service: str, entry: CheckpointEntry) -> CloudEvent:
+    return envelope.make_event(
+        catalog.CHECKPOINT,
+        id=f"{entry.path}@{entry.number}",
+        tenant=tenant,
+        service=service,
+        subject=entry.run_id,
+        data=entry.model_dump_json().encode(),
+    )

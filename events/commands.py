@@ -1,0 +1,42 @@
+"""Commands as edges make them: whose they are, which number they have, what they are about."""
+
+from typing import Any
+
+from rekindle.types import InvalidField
+from rekindle.types.requests import UntypedFuture
+
+from events import names
+from events.edge import Edge, number_field, text_field
+from events.failure import NotFound
+from events.records import EVERYONE, ModelRecord, RunRecord
+
+Answer = dict[str, Any]
+
+
+def future(run_id: str, number: int) -> Answer:
+    """The immediate answer to a training command."""
+    request_id = names.future_id(run_id, number)
+    return UntypedFuture(request_id=request_id, model_id=run_id).model_dump(exclude_none=True)
+
+
+async def numbered(edge: Edge, tenant: str, body: dict[str, Any]) -> tuple[RunRecord, int]:
+    """The run and number of a command. Raises InvalidField or NotFound: then it has no place in a log."""
+    run_id, number = text_field(body, "model_id"), number_field(body, "seq_id", least=1)
+    return await living_run(edge, tenant, run_id), number
+
+
+async def living_run(edge: Edge, tenant: str, run_id: str) -> RunRecord:
+    """A run that was created. Raises NotFound."""
+    run = await edge.records.get(RunRecord, tenant, run_id)
+    if run.rejected is not None:
+        raise NotFound(f"run {run_id!r} was never created: {run.rejected.message}")
+    return run
+
+
+async def known_model(edge: Edge, base: str) -> ModelRecord:
+    """The base model of that name. Raises InvalidField that lists what is served."""
+    try:
+        return await edge.records.get(ModelRecord, EVERYONE, base)
+    except NotFound:
+        served = sorted(model.name for model in await edge.records.all(ModelRecord, EVERYONE))
+        raise InvalidField("base_model", f"{base!r} is not served; served: {', '.join(served)}") from None

@@ -1,0 +1,281 @@
+"""What every HTTP edge shares: an HTTP request becomes an event in one line, an error becomes an answer.
+
+An edge validates, appends and returns the future; it never computes. Bodies are read under a limit. A command
+whose number can be read never gets a 4xx: its rejection is appended under the number, so that nothing behind it
+waits, and the future fails with category `user`.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+import structlog
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ValidationError
+from rekindle.types import InvalidField
+from rekindle.types.requests import first_mistake
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from events.blobs import Blobs, open_blobs
+from events.bus import Bus
+from events.checkpoints import Checkpoints
+from events.failure import BusUnavailable, NotFound, StreamFull
+from events.futures import Futures, Gone
+from events.records import Records
+from events.runlog import RunLog
+from events.settings import EdgeSettings
+
+log = structlog.get_logger(__name__)
+
+PREFIX = "/api/v1"
+LOCAL_TENANT = "local"
+OPEN_PATHS = frozenset({f"{PREFIX}/healthz", "/metrics"})
+DRAIN_FACTOR = 16
+"""A body over the limit is read on and dropped up to this many limits, so that the client sees the answer."""
+
+
+@dataclass(slots=True)
+class Edge:
+    """What a route needs, made once per process."""
+
+    bus: Bus
+    blobs: Blobs
+    records: Records
+    checkpoints: Checkpoints
+    futures: Futures
+    log: RunLog
+    settings: EdgeSettings
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the service can work; until then its health says `starting`."""
+
+    @classmethod
+    async def open(cls, settings: EdgeSettings, name: str) -> "Edge":
+        bus = await Bus.connect(settings.nats_url, name=name, replicas=settings.replicas)
+        await bus.ensure_shared_streams()
+        blobs = open_blobs(settings.blobs)
+        records = Records(bus)
+        futures = Futures(bus, blobs, records)
+        await futures.start()
+        return cls(bus, blobs, records, Checkpoints(bus, records), futures, RunLog(bus, blobs), settings)
+
+
+def edge_of(request: Request) -> Edge:
+    edge: Edge = request.app.state.edge
+    return edge
+
+
+def tenant_of(request: Request) -> str:
+    tenant: str = request.scope["tenant"]
+    return tenant
+
+
+EdgeDep = Annotated[Edge, Depends(edge_of)]
+TenantDep = Annotated[str, Depends(tenant_of)]
+
+
+# Reading requests
+
+
+class BodyTooLarge(ValueError):
+    """The body is over the limit; `head` is its beginning."""
+
+    def __init__(self, limit: int, head: bytes) -> None:
+        super().__init__(f"body: larger than the limit of {limit} bytes")
+        self.head = head
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body. Raises BodyTooLarge once over the limit, after reading on for a while."""
+    limit = edge_of(request).settings.body_limit_bytes
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= limit:
+            chunks.append(chunk)
+        elif size > DRAIN_FACTOR * limit:
+            break
+    if size > limit:
+        raise BodyTooLarge(limit, b"".join(chunks)[:1024])
+    return b"".join(chunks)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+async def read(request: Request, kind: type[M]) -> M:
+    """The JSON body as a message. Raises InvalidField (400) or BodyTooLarge (413)."""
+    return parse(kind, load_json(await read_body(request)))
+
+
+def load_json(body: bytes) -> dict[str, Any]:
+    """A JSON object. Raises InvalidField for anything else."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidField("body", f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidField("body", "expected a JSON object")
+    return value
+
+
+def parse(kind: type[M], value: dict[str, Any]) -> M:
+    """Raises InvalidField for the first mistake."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise first_mistake(error) from error
+
+
+def text_field(value: dict[str, Any], field: str) -> str:
+    """A text that must be there for the command to have an owner at all. Raises InvalidField."""
+    found = value.get(field)
+    if not isinstance(found, str) or not found or len(found) > 256:
+        raise InvalidField(field, "missing, or not a text of 1 to 256 characters")
+    return found
+
+
+def number_field(value: dict[str, Any], field: str, *, least: int) -> int:
+    """A number that must be there for the command to have a place. Raises InvalidField."""
+    found = value.get(field)
+    if not isinstance(found, int) or isinstance(found, bool) or not least <= found < 2**63:
+        raise InvalidField(field, f"missing, or not a whole number of at least {least}")
+    return found
+
+
+# Answering
+
+
+def failed(status: int, detail: str, **headers: str) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status_code=status, headers=headers)
+
+
+def _add_error_answers(app: FastAPI) -> None:
+    """Errors become answers here and nowhere else."""
+
+    def answer(kind: type[Exception], status: int, **headers: str) -> None:
+        async def handler(_: Request, error: Exception) -> Response:
+            return failed(status, str(error), **headers)
+
+        app.add_exception_handler(kind, handler)
+
+    answer(InvalidField, 400)
+    answer(BodyTooLarge, 413)
+    answer(NotFound, 404)
+    answer(Gone, 410)
+    answer(BusUnavailable, 503, **{"Retry-After": "1"})
+    answer(StreamFull, 429, **{"Retry-After": "1"})
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError), "registered for this class"
+        mistake = error.errors()[0]
+        return failed(400, f"{'.'.join(map(str, mistake['loc'][1:]))}: {mistake['msg']}")
+
+    app.add_exception_handler(RequestValidationError, invalid)
+
+
+class Guard:
+    """Who may come in: checks the API key, names the tenant, refuses pages of other origins.
+
+    Without keys only loopback is served, and then a browser must not be led here by another site's page: a
+    foreign `Origin` or `Host` is refused.
+    """
+
+    def __init__(self, app: ASGIApp, settings: EdgeSettings) -> None:
+        self._app = app
+        self._keys = frozenset(settings.api_keys)
+        self._loopback = settings.host in ("127.0.0.1", "::1", "localhost")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        refused = None if self._is_open(scope["path"]) else self._refuse(headers)
+        if refused is not None:
+            return await refused(scope, receive, send)
+        scope["tenant"] = LOCAL_TENANT
+        return await self._app(scope, receive, send)
+
+    def _is_open(self, path: str) -> bool:
+        """Health, metrics, and download links, which carry their own signature."""
+        return path in OPEN_PATHS or path.startswith(f"{PREFIX}/downloads/")
+
+    def _refuse(self, headers: dict[str, str]) -> Response | None:
+        if self._keys:
+            digest = hashlib.sha256(headers.get("x-api-key", "").encode()).hexdigest()
+            return None if digest in self._keys else failed(401, "X-API-Key: missing or not known")
+        if self._loopback:
+            for name in ("host", "origin"):
+                if name in headers and not _is_loopback(headers[name]):
+                    return failed(403, f"{name}: only this machine is served without API keys")
+        return None
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition("//")[2]
+    name = (
+        host[1 : host.index("]")] if host.startswith("[") and "]" in host else host.rpartition(":")[0] or host
+    )
+    return name in ("127.0.0.1", "::1", "localhost", "testserver")
+
+
+# The application
+
+Background = Callable[[Edge], Awaitable[None]]
+"""Work that a service does beside its routes, for as long as it lives."""
+
+
+def make_app(
+    service: str, settings: EdgeSettings, routers: list[APIRouter], background: Background | None = None
+) -> FastAPI:
+    """A service's application: its routes, health, metrics, and its background work."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.edge = edge = await Edge.open(settings, service)
+        work = asyncio.ensure_future(background(edge)) if background else None
+        if work is not None:
+            work.add_done_callback(_end_with_it)
+        else:
+            edge.ready.set()
+        yield
+        if work is not None:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+        await edge.bus.close()
+
+    app = FastAPI(title=f"Rekindle {service}", lifespan=lifespan, docs_url="/docs", redoc_url=None)
+    for router in routers:
+        app.include_router(router, prefix=PREFIX)
+    app.add_api_route(f"{PREFIX}/healthz", _healthz, methods=["GET"])
+    app.add_api_route("/metrics", _metrics, methods=["GET"])
+    _add_error_answers(app)
+    app.add_middleware(Guard, settings=settings)
+    return app
+
+
+def _end_with_it(work: "asyncio.Future[None]") -> None:
+    """A service whose work has failed must not look alive: end the process, the platform starts another."""
+    if not work.cancelled() and work.exception() is not None:
+        log.critical("service.failed", exc_info=work.exception())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def _healthz(edge: EdgeDep) -> JSONResponse:
+    if not edge.bus.client.is_connected:
+        raise BusUnavailable("NATS is not connected")
+    ready = edge.ready.is_set()
+    return JSONResponse({"status": "ok" if ready else "starting"}, status_code=200 if ready else 503)
+
+
+async def _metrics() -> Response:
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

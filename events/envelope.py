@@ -1,0 +1,93 @@
+"""CloudEvents 1.0 and their NATS protocol binding.
+
+The official package has no NATS binding; this one follows cloudevents/spec `nats-protocol-binding.md`: binary
+mode out (attributes in `ce-` headers, percent-encoded), both modes in. Structured events without a
+content-type header, as some brokers publish them, are read too. Event data is bytes throughout.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from cloudevents.core.bindings.common import decode_header_value, encode_header_value
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
+
+from events import names
+
+JSON = "application/json"
+PROTOBUF = "application/x-protobuf"
+STRUCTURED = "application/cloudevents+json"
+
+
+def make_event(
+    type_: str,
+    *,
+    id: str,
+    tenant: str,
+    service: str,
+    subject: str,
+    data: bytes,
+    content_type: str = JSON,
+    **extensions: str,
+) -> CloudEvent:
+    """An event of ours; `subject` is the exact id of the run, sampler or dataset that it is about."""
+    attributes: dict[str, Any] = {
+        "id": id,
+        "source": names.source(tenant, service),
+        "type": type_,
+        "subject": subject,
+        "time": datetime.now(UTC),
+        "datacontenttype": content_type,
+        **extensions,
+    }
+    return CloudEvent(attributes, data)
+
+
+def json_data(value: Any) -> bytes:
+    """Compact JSON bytes."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def data_of(event: CloudEvent) -> bytes:
+    """The data as bytes, whatever mode the event came in."""
+    data = event.get_data()
+    if data is None:
+        return b""
+    if isinstance(data, bytes):
+        return data
+    return data.encode() if isinstance(data, str) else json_data(data)
+
+
+def json_of(event: CloudEvent) -> Any:
+    """The data parsed as JSON. Raises ValueError when it is not JSON."""
+    return json.loads(data_of(event) or b"null")
+
+
+def to_message(event: CloudEvent) -> tuple[dict[str, str], bytes]:
+    """Headers and payload in binary mode."""
+    headers = {f"ce-{name}": encode_header_value(value) for name, value in event.get_attributes().items()}
+    return headers, data_of(event)
+
+
+def from_message(headers: Mapping[str, str] | None, data: bytes) -> CloudEvent:
+    """Read either mode. Raises a CloudEvents validation error or ValueError for anything else."""
+    found = {name.lower(): value for name, value in (headers or {}).items()}
+    structured = found.get("content-type", "").lower().startswith(STRUCTURED)
+    if structured or "ce-specversion" not in found:
+        event = JSONFormat().read(CloudEvent, data)
+        assert isinstance(event, CloudEvent), "the factory makes this class"
+        return event
+    attributes = {
+        name[3:]: decode_header_value(name[3:], value)
+        for name, value in found.items()
+        if name.startswith("ce-")
+    }
+    return CloudEvent(attributes, data)
+
+
+def to_json(event: CloudEvent) -> bytes:
+    """The event in structured mode, for people and outside subscribers."""
+    written: bytes = JSONFormat().write(event)
+    return written

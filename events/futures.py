@@ -1,0 +1,165 @@
+"""From a request id to its one result.
+
+A result is a record on a subject that derives from the request id, so that any replica can answer any poll and
+a restart loses nothing. A gateway keeps one subscription on "a result was stored" and a table of waiters; a
+poll costs a waiter and one or two direct reads, never a consumer.
+"""
+
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cloudevents.core.v1.event import CloudEvent
+
+from events import blobs as claims
+from events import catalog, envelope, names
+from events.blobs import Blobs
+from events.bus import Bus
+from events.failure import Failure, NotFound, RekindleError
+from events.records import Records, RunRecord, SamplerRecord
+from events.streams import RESULTS, SAMPLE
+
+
+class Gone(RekindleError):
+    """The result was kept for its time and is no longer there, or the work never was: submit again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A future that resolved well."""
+
+    content_type: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a future's command and result stand."""
+
+    command_stream: str
+    command_subject: str
+    result_stream: str
+    result_subject: str
+    kind: str
+    """`train` or `sample`."""
+
+
+class Futures:
+    """Waits for results on behalf of any number of polls."""
+
+    def __init__(self, bus: Bus, blobs: Blobs, records: Records) -> None:
+        self._bus = bus
+        self._blobs = blobs
+        self._records = records
+        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+
+    async def start(self) -> None:
+        await self._bus.listen(f"{names.STORED}.>", self._stored)
+
+    def _stored(self, subject: str) -> None:
+        for event in self._waiting.get(subject.removeprefix(f"{names.STORED}."), ()):
+            event.set()
+
+    async def wait(self, tenant: str, request_id: str, seconds: float) -> Result | Failure | None:
+        """The result, or None when there is none after `seconds`.
+
+        Raises NotFound for an unknown training future, Gone for an unknown sampling future, ValueError for an
+        id that is none.
+        """
+        owner, number = names.split_future_id(request_id)
+        place = await self._place(tenant, owner, number)
+        if isinstance(place, Failure):
+            return place
+        woken = asyncio.Event()
+        self._waiting[place.result_subject].add(woken)
+        try:
+            found = await self._result(place) or await self._without_work(place, request_id)
+            if found is None:
+                await _until(woken, seconds)
+                found = await self._result(place)
+            return found
+        finally:
+            self._forget(place.result_subject, woken)
+
+    def _forget(self, subject: str, woken: asyncio.Event) -> None:
+        self._waiting[subject].discard(woken)
+        if not self._waiting[subject]:
+            del self._waiting[subject]
+
+    async def _place(self, tenant: str, owner: str, number: int) -> Place | Failure:
+        """Where to look; a run or sampler that was rejected at its creation has failed already."""
+        if ":sample:" in owner:
+            return await self._sample_place(tenant, owner, number)
+        run = await self._records.get(RunRecord, tenant, owner)
+        if run.rejected is not None:
+            return run.rejected
+        stream = names.run_stream(run.base)
+        command = names.run_subject(run.base, tenant, owner, "cmd", number)
+        result = names.run_subject(run.base, tenant, owner, "result", number)
+        return Place(stream, command, stream, result, "train")
+
+    async def _sample_place(self, tenant: str, owner: str, number: int) -> Place | Failure:
+        try:
+            sampler = await self._records.get(SamplerRecord, tenant, owner)
+        except NotFound as error:
+            raise Gone(str(error)) from error
+        if sampler.rejected is not None:
+            return sampler.rejected
+        command = names.sample_subject(sampler.base, tenant, sampler.owner, owner, number)
+        return Place(
+            SAMPLE, command, RESULTS, names.result_subject("sample", tenant, owner, number), "sample"
+        )
+
+    async def _result(self, place: Place) -> Result | Failure | None:
+        stored = await self._bus.first(place.result_stream, place.result_subject)
+        return None if stored is None else await self.read(stored.event)
+
+    async def read(self, event: CloudEvent) -> Result | Failure:
+        """What a result event says."""
+        data = await claims.check_out(self._blobs, event)
+        if event.get_type() == catalog.RESOLVED:
+            return Result(event.get_datacontenttype() or envelope.JSON, data)
+        return Failure.model_validate_json(data)
+
+    async def _without_work(self, place: Place, request_id: str) -> Result | Failure | None:
+        """A command that is its own result (rejected, released); raises when there is no command."""
+        command = await self._bus.first(place.command_stream, place.command_subject)
+        if command is None:
+            if place.kind == "train":
+                raise NotFound(f"request {request_id!r} is not known")
+            found = await self._result(place)  # it may have resolved between the two looks
+            if found is None:
+                raise Gone(f"request {request_id!r} is not known, or its result has expired")
+            return found
+        if command.event.get_type() in (catalog.REJECTED, catalog.RELEASED):
+            return await self.read_failure(command.event)
+        return None
+
+    async def read_failure(self, event: CloudEvent) -> Failure:
+        return Failure.model_validate_json(await claims.check_out(self._blobs, event))
+
+    async def why_waiting(self, tenant: str, request_id: str, patience: float) -> str | None:
+        """Which earlier number a training command waits for, None when it waits for none."""
+        owner, number = names.split_future_id(request_id)
+        if ":sample:" in owner:
+            return None
+        run = await self._records.get(RunRecord, tenant, owner)
+        root = names.run_root(run.base, tenant, owner)
+        subjects = await self._bus.subjects(names.run_stream(run.base), f"{root}.cmd.*")
+        numbers = {int(subject.rpartition(".")[2]) for subject in subjects}
+        missing = next((n for n in range(number) if n not in numbers), None)
+        if missing is None:
+            return None
+        later = min(n for n in numbers if n > missing)
+        stored = await self._bus.first(names.run_stream(run.base), f"{root}.cmd.{later}")
+        waited = (datetime.now(UTC) - stored.time).total_seconds() if stored else 0.0
+        left = max(0, round(patience - waited))
+        return f"waiting for operation {missing}, which has not arrived; given up in {left} s"
+
+
+async def _until(event: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return

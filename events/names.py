@@ -1,0 +1,143 @@
+"""The only place that makes subjects, stream names, keys and blob folders.
+
+Names from outside (models, paths, ids) contain `/`, `.` and `:`, which NATS and DNS do not take. A token is a
+readable slug of at most 30 characters plus 8 hex digits of the exact name's sha256; the exact name stands in
+the record itself. Every subject carries the tenant.
+"""
+
+import hashlib
+import re
+from functools import lru_cache
+
+SLUG_LENGTH = 30
+
+
+@lru_cache(maxsize=65536)
+def token(name: str) -> str:
+    """`Qwen/Qwen3-8B` → `qwen-qwen3-8b-<8 hex>`: one subject token, DNS label and folder name."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:SLUG_LENGTH].strip("-")
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{slug}-{digest}" if slug else digest
+
+
+# Training runs: one stream a base model holds all that must agree.
+
+
+def run_stream(base: str) -> str:
+    return f"RUNS_{token(base)}"
+
+
+def run_root(base: str, tenant: str, run: str) -> str:
+    return f"run.{token(base)}.{token(tenant)}.{token(run)}"
+
+
+def run_subject(base: str, tenant: str, run: str, *parts: str | int) -> str:
+    """`run.<base>.<tenant>.<run>.<parts>`; parts: `cmd`, n | `result`, n | `lease` | `checkpoint`, kind, name."""
+    return ".".join([run_root(base, tenant, run), *map(str, parts)])
+
+
+def checkpoint_subject(base: str, tenant: str, run: str, kind: str, name: str) -> str:
+    return run_subject(base, tenant, run, "checkpoint", kind, token(name))
+
+
+def run_filter(base: str, part: str) -> str:
+    """All entries of one kind (`cmd`, `result`) of a base model's runs."""
+    return f"run.{token(base)}.*.*.{part}.*"
+
+
+# Work queues and their results.
+
+
+def sample_subject(base: str, tenant: str, run: str, sampler: str, seq: int) -> str:
+    return f"sample.{token(base)}.{token(tenant)}.{token(run)}.{token(sampler)}.{seq}"
+
+
+def sample_consumer(base: str) -> str:
+    return f"sample-{token(base)}"
+
+
+def sample_filter(base: str) -> str:
+    return f"sample.{token(base)}.>"
+
+
+def collect_subject(tenant: str, checkpoint_path: str) -> str:
+    return f"checkpoint.{token(tenant)}.collect.{token(checkpoint_path)}"
+
+
+def result_subject(queue: str, tenant: str, owner: str, seq: int) -> str:
+    return f"result.{queue}.{token(tenant)}.{token(owner)}.{seq}"
+
+
+def dead_subject(subject: str) -> str:
+    return f"dead.{subject}"
+
+
+def attempts_subject(subject: str) -> str:
+    return f"attempts.{subject}"
+
+
+STORED = "stored"
+"""Prefix under which a stream repeats, by headers alone, the results that it has stored."""
+
+
+# Records and facts.
+
+
+def record_subject(kind: str, tenant: str, key: str) -> str:
+    return f"record.{kind}.{token(tenant)}.{token(key)}"
+
+
+def record_filter(kind: str, tenant: str) -> str:
+    return f"record.{kind}.{token(tenant)}.*"
+
+
+def fact_subject(tenant: str, type_: str) -> str:
+    return f"facts.{token(tenant)}.{type_.removeprefix('dev.rekindle.')}"
+
+
+def fact_filter(tenant: str) -> str:
+    return f"facts.{token(tenant)}.>"
+
+
+def source(tenant: str, service: str) -> str:
+    return f"/rekindle/{tenant}/{service}"
+
+
+def tenant_of(source: str) -> str:
+    """The tenant in an event's source; tenants have no slash in their names."""
+    return source.split("/")[2]
+
+
+# Blobs.
+
+
+def claim_key(tenant: str, digest: str) -> str:
+    return f"{token(tenant)}/claims/{digest[:2]}/{digest}"
+
+
+def checkpoint_key(base: str, tenant: str, run: str, kind: str, name: str, epoch: int) -> str:
+    """A blob is written under the epoch of its writer and does not exist until a fenced record names it."""
+    return f"{token(tenant)}/{token(base)}/{token(run)}/{kind}/{token(name)}/{epoch}"
+
+
+# Identifiers that clients see.
+
+
+def model_id(session: str, model_seq: int) -> str:
+    return f"{session}:train:{model_seq}"
+
+
+def sampler_id(session: str, sampler_seq: int) -> str:
+    return f"{session}:sample:{sampler_seq}"
+
+
+def future_id(owner: str, seq: int) -> str:
+    return f"{owner}:{seq}"
+
+
+def split_future_id(request_id: str) -> tuple[str, int]:
+    """`<owner>:<n>` → (owner, n). Raises ValueError for anything else."""
+    owner, _, number = request_id.rpartition(":")
+    if not owner or not number.isascii() or not number.isdigit():
+        raise ValueError(f"request_id: {request_id!r} is not an id of a future")
+    return owner, int(number)

@@ -1,0 +1,138 @@
+"""Continuous pull from a JetStream consumer: demand in, deliveries out, no polling.
+
+nats-py 2.16 only fetches batches. A `Puller` keeps a number of wanted messages open at the server; what
+arrives lies in a queue. Requests that the server ends (expired, consumer gone, reconnect) are reckoned back, so
+that demand is never lost and never doubled.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cloudevents.core.v1.event import CloudEvent
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import ConsumerConfig
+from nats.js.errors import NotFoundError
+
+from events import envelope
+from events.bus import Bus
+
+EXPIRES = 30.0
+"""Seconds that a request for messages stays open at the server."""
+
+
+class ConsumerGone(Exception):
+    """The consumer no longer exists; make it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message in hand."""
+
+    message: Msg
+    subject: str
+    sequence: int
+    """Its place in the stream."""
+    delivered: int
+    """How often it has been delivered, this time included."""
+    time: datetime
+
+    @property
+    def event(self) -> CloudEvent:
+        return envelope.from_message(self.message.headers, self.message.data)
+
+
+class Puller:
+    """Pulls from one consumer; `want` raises demand, `next` waits for a message."""
+
+    def __init__(self, bus: Bus, stream: str, consumer: str) -> None:
+        self._client: Client = bus.client
+        self._request_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._queue: asyncio.Queue[Delivery | ConsumerGone] = asyncio.Queue()
+        self._outstanding = 0
+        self._renewed = 0.0
+
+    async def start(self) -> "Puller":
+        self._inbox = self._client.new_inbox()
+        self._subscription = await self._client.subscribe(self._inbox, cb=self._received)
+        return self
+
+    async def close(self) -> None:
+        if self._client.is_connected:
+            await self._subscription.unsubscribe()
+
+    async def want(self, wanted: int) -> None:
+        """Keep up to `wanted` messages asked for, those already waiting here included."""
+        now = asyncio.get_running_loop().time()
+        if self._outstanding and now - self._renewed > EXPIRES + 5.0:
+            self._outstanding = 0  # the server went away without ending the request
+        missing = wanted - self._outstanding - self._queue.qsize()
+        if missing <= 0:
+            return
+        self._outstanding += missing
+        self._renewed = now
+        request = {"batch": missing, "expires": int(EXPIRES * 1e9)}
+        await self._client.publish(self._request_subject, json.dumps(request).encode(), reply=self._inbox)
+
+    async def next(self, timeout: float) -> Delivery | None:
+        """The next message, or None after `timeout` seconds. Raises ConsumerGone."""
+        try:
+            item = await asyncio.wait_for(self._queue.get(), timeout)
+        except TimeoutError:
+            return None
+        if isinstance(item, ConsumerGone):
+            raise item
+        return item
+
+    def next_now(self) -> Delivery | None:
+        """A message that is already here."""
+        if self._queue.empty():
+            return None
+        item = self._queue.get_nowait()
+        if isinstance(item, ConsumerGone):
+            raise item
+        return item
+
+    async def _received(self, message: Msg) -> None:
+        status = (message.headers or {}).get("Status")
+        if status is None:
+            self._outstanding = max(0, self._outstanding - 1)
+            self._queue.put_nowait(_delivery(message))
+        elif status != "100":  # 100 is a heartbeat
+            self._ended(status, message)
+
+    def _ended(self, status: str, message: Msg) -> None:
+        """A request ended early; `Nats-Pending-Messages` of it will not come."""
+        pending = int((message.headers or {}).get("Nats-Pending-Messages", self._outstanding))
+        self._outstanding = max(0, self._outstanding - pending)
+        gone = status in ("404", "503") or "deleted" in (message.headers or {}).get("Description", "").lower()
+        if gone:
+            self._queue.put_nowait(ConsumerGone(f"{self._request_subject}: {status}"))
+
+
+def _delivery(message: Msg) -> Delivery:
+    # $JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<time ns>.<pending>
+    parts = message.reply.split(".")
+    return Delivery(
+        message=message,
+        subject=message.subject,
+        sequence=int(parts[5]),
+        delivered=int(parts[4]),
+        time=datetime.fromtimestamp(int(parts[7]) / 1e9, UTC),
+    )
+
+
+async def ensure_consumer(bus: Bus, stream: str, config: ConsumerConfig) -> str:
+    """Make a consumer (or find the durable one of that name); returns its name."""
+    info = await bus.js.add_consumer(stream, config)
+    return info.name
+
+
+async def consumer_exists(bus: Bus, stream: str, consumer: str) -> bool:
+    try:
+        await bus.js.consumer_info(stream, consumer)
+    except NotFoundError:
+        return False
+    return True

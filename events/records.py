@@ -1,0 +1,161 @@
+"""Small named facts of the world: base models, sessions, training runs, samplers.
+
+Runs and samplers are written once (the first write wins) and therefore cached; sessions and models may change.
+"""
+
+from datetime import datetime
+from typing import Literal, TypeVar
+
+from cachetools import LRUCache
+from pydantic import BaseModel, ConfigDict
+from rekindle.types import TinkerPath
+
+from events import envelope, names
+from events.bus import Bus, Stored
+from events.failure import Conflict, Failure, NotFound
+from events.streams import RECORDS
+
+EVERYONE = "everyone"
+"""Tenant of what all tenants share."""
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelRecord(Record):
+    """A base model that is served. Example: ModelRecord(name="Qwen/Qwen3-8B", source="Qwen/Qwen3-8B", …)."""
+
+    name: str
+    """What clients call it."""
+    source: str
+    """Folder or hub id of weights and tokenizer."""
+    arch: str
+    vocab_size: int
+    context_length: int
+    """Tokens of prompt and completion together."""
+    trainable: bool = True
+    sampleable: bool = True
+
+
+class SessionRecord(Record):
+    """One client's session; runs and samplers belong to it."""
+
+    session_id: str
+    created: datetime
+    tags: list[str] = []
+    user_metadata: dict[str, str] = {}
+    project_id: str | None = None
+    display_name: str | None = None
+    ended: Literal["success", "errored", "interrupted"] | None = None
+    """How the client ended it; None = not ended."""
+
+
+class LoraShape(Record):
+    """Which layers an adapter trains, and how it starts."""
+
+    rank: int
+    seed: int
+    train_attn: bool = True
+    train_mlp: bool = True
+    train_unembed: bool = True
+
+
+class RunRecord(Record):
+    """A training run: fixed at its creation."""
+
+    run_id: str
+    session_id: str
+    base: str
+    lora: LoraShape
+    created: datetime
+    user_metadata: dict[str, str] = {}
+    loaded_from: str | None = None
+    """Checkpoint path that it starts from."""
+    rejected: Failure | None = None
+    """Why it never came to be; then nothing else of it exists."""
+
+
+class SamplerRecord(Record):
+    """What a sampling session samples from."""
+
+    sampler_id: str
+    session_id: str
+    base: str
+    path: str | None
+    """Checkpoint path of the adapter, None = the bare base model."""
+    ephemeral: bool = False
+    """The adapter has no name of its own and ends with the session."""
+    created: datetime
+    rejected: Failure | None = None
+
+    @property
+    def owner(self) -> str:
+        """The training run whose adapter it is, or the session of a bare base model."""
+        return TinkerPath.parse(self.path).run_id if self.path else self.session_id
+
+
+KINDS: dict[type[Record], str] = {
+    ModelRecord: "model",
+    SessionRecord: "session",
+    RunRecord: "run",
+    SamplerRecord: "sampler",
+}
+IMMUTABLE = frozenset({RunRecord, SamplerRecord})
+
+R = TypeVar("R", bound=Record)
+
+
+class Records:
+    """Reads and writes records of all kinds."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._cache: LRUCache[str, Record] = LRUCache(maxsize=16384)
+
+    async def get(self, kind: type[R], tenant: str, key: str) -> R:
+        """Raises NotFound."""
+        subject = names.record_subject(KINDS[kind], tenant, key)
+        cached = self._cache.get(subject)
+        if isinstance(cached, kind):
+            return cached
+        stored = await self._bus.last(RECORDS, subject)
+        if stored is None:
+            raise NotFound(f"{KINDS[kind]} {key!r} does not exist")
+        return self._remember(kind, stored)
+
+    async def create(self, tenant: str, key: str, record: R) -> R:
+        """Write `record` unless there is one; returns what stands."""
+        try:
+            await self._write(tenant, key, record, expect_last=0)
+        except Conflict:
+            return await self.get(type(record), tenant, key)
+        return record
+
+    async def replace(self, tenant: str, key: str, record: R) -> None:
+        """Write `record` whatever stands; for kinds that may change."""
+        assert type(record) not in IMMUTABLE, "this kind is written once"
+        await self._write(tenant, key, record, expect_last=None)
+
+    async def all(self, kind: type[R], tenant: str) -> list[R]:
+        """All records of a kind, in no particular order."""
+        found = await self._bus.last_of_each(RECORDS, names.record_filter(KINDS[kind], tenant))
+        return [self._remember(kind, stored) for stored in found]
+
+    async def _write(self, tenant: str, key: str, record: Record, expect_last: int | None) -> None:
+        kind = KINDS[type(record)]
+        event = envelope.make_event(
+            f"dev.rekindle.record.{kind}",
+            id=key,
+            tenant=tenant,
+            service="records",
+            subject=key,
+            data=record.model_dump_json().encode(),
+        )
+        await self._bus.append(names.record_subject(kind, tenant, key), event, expect_last=expect_last)
+
+    def _remember(self, kind: type[R], stored: Stored) -> R:
+        record = kind.model_validate_json(envelope.data_of(stored.event))
+        if kind in IMMUTABLE:
+            self._cache[stored.subject] = record
+        return record

@@ -1,0 +1,38 @@
+"""Settings that every service shares, read once from the environment."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class BusSettings(BaseSettings):
+    """Where NATS and the blobs are, and how long things may take. Variables: `REKINDLE_<FIELD>`, `NATS_URL`."""
+
+    model_config = SettingsConfigDict(env_prefix="REKINDLE_", populate_by_name=True, extra="ignore")
+
+    nats_url: str = Field(validation_alias="NATS_URL")
+    """`nats://[user:password@ | token@]host:port`."""
+    blobs: str
+    """Folder of the blob store."""
+    replicas: int = 1
+    """Copies of each stream: 1 on a laptop, 3 in a cluster."""
+    gap_seconds: float = 360.0
+    """How long operations wait for a missing earlier number; clients retry a POST for 300 s."""
+    log_json: bool = False
+    """JSON lines instead of text for people."""
+
+
+class EdgeSettings(BusSettings):
+    """Settings of an HTTP edge."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    body_limit_bytes: int = 64 * 1024 * 1024
+    """Largest request body."""
+    poll_seconds: float = 25.0
+    """How long a poll is held; clients give up at 45 s."""
+    api_keys: list[str] = []
+    """sha256 (hex) of admitted API keys; empty = any key, loopback only."""
+    external_urls_secret: str = ""
+    """Signs download links; empty = no downloads."""
+    grace_seconds: int = 30
+    """How long open requests may go on after SIGTERM."""

@@ -1,0 +1,76 @@
+"""Which streams there are, and what each promises.
+
+RUNS_<base>  limits     commands, leases, results, checkpoint entries of a base model's runs
+SAMPLE       workqueue  sampling commands; one shared consumer a base model
+CHECKPOINT   workqueue  blobs to collect
+RESULTS      write-once results of the work queues, for a day
+ATTEMPTS     last value reported failures of deliveries, for a day
+RECORDS      last value sessions, runs, samplers, base models
+FACTS        news for anyone, for 7 days
+DEAD         what failed for good, for 30 days, to look at
+"""
+
+from nats.js.api import DiscardPolicy, RePublish, RetentionPolicy, StorageType, StreamConfig
+
+from events import names
+
+DAY = 24 * 3600.0
+RECORDS, RESULTS, FACTS, SAMPLE, CHECKPOINT, DEAD, ATTEMPTS = (
+    "RECORDS",
+    "RESULTS",
+    "FACTS",
+    "SAMPLE",
+    "CHECKPOINT",
+    "DEAD",
+    "ATTEMPTS",
+)
+
+
+def shared(replicas: int) -> list[StreamConfig]:
+    """The streams that every installation has."""
+
+    def stream(name: str, subject: str, **options: object) -> StreamConfig:
+        return StreamConfig(
+            name=name,
+            subjects=[subject],
+            storage=StorageType.FILE,
+            num_replicas=replicas,
+            allow_direct=True,
+            **options,  # type: ignore[arg-type]
+        )
+
+    work = {"retention": RetentionPolicy.WORK_QUEUE, "discard": DiscardPolicy.NEW}
+    return [
+        stream(RECORDS, "record.>", max_msgs_per_subject=1),
+        stream(
+            RESULTS,
+            "result.>",
+            max_msgs_per_subject=1,
+            discard=DiscardPolicy.NEW,
+            discard_new_per_subject=True,
+            max_age=DAY,
+            republish=RePublish(src="result.>", dest=f"{names.STORED}.result.>", headers_only=True),
+        ),
+        stream(FACTS, "facts.>", max_age=7 * DAY),
+        stream(SAMPLE, "sample.>", **work),
+        stream(CHECKPOINT, "checkpoint.>", **work),
+        stream(DEAD, "dead.>", max_age=30 * DAY),
+        stream(ATTEMPTS, "attempts.>", max_msgs_per_subject=1, max_age=DAY),
+    ]
+
+
+def runs(base: str, replicas: int) -> StreamConfig:
+    """The stream of one base model's training runs; results are repeated once stored."""
+    root = f"run.{names.token(base)}"
+    return StreamConfig(
+        name=names.run_stream(base),
+        subjects=[f"{root}.>"],
+        storage=StorageType.FILE,
+        num_replicas=replicas,
+        allow_direct=True,
+        republish=RePublish(
+            src=f"{root}.*.*.result.*",
+            dest=f"{names.STORED}.{root}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.result.{{{{wildcard(3)}}}}",
+            headers_only=True,
+        ),
+    )

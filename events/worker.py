@@ -1,0 +1,236 @@
+"""Work queues: pull what the budget admits, keep it alive, answer once, acknowledge last.
+
+A delivery is acknowledged when its result is durable. A worker that dies simply stops its heartbeats, and the
+message comes back; that is a death, not an attempt. Failures that a worker lives to report are counted apart:
+after three the message goes to the dead letters and its future fails. Deaths have a bound of their own.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import structlog
+from cloudevents.core.v1.event import CloudEvent
+from nats.js.api import AckPolicy, ConsumerConfig
+
+from events import blobs as claims
+from events import catalog, envelope, facts, names
+from events.blobs import Blobs
+from events.bus import Bus
+from events.failure import CommandFailed, Failure, StreamFull
+from events.pull import ConsumerGone, Delivery, Puller
+from events.runlog import again_when_unavailable
+from events.streams import ATTEMPTS, DEAD, RESULTS
+
+log = structlog.get_logger(__name__)
+
+ACK_WAIT = 10.0
+"""Seconds without a heartbeat after which a delivery is given to somebody else."""
+MAX_FAILURES = 3
+MAX_DEATHS = 5
+MAX_ACK_PENDING = 4096
+"""Above what one client keeps in flight (2,000)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a handler made of a command."""
+
+    data: bytes
+    content_type: str = envelope.JSON
+    facts: list[CloudEvent] = field(default_factory=list)
+
+
+Handler = Callable[[CloudEvent, bytes], Awaitable[Answer | None]]
+"""(command, data) → answer; None when nobody waits for one. Raises UserError, ServerError or anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A work queue and where its results go."""
+
+    stream: str
+    consumer: str
+    filter: str
+    result_subject: Callable[[CloudEvent], str] | None
+    """Of a command; None for commands without a result."""
+    tenant: Callable[[CloudEvent], str]
+    cost: Callable[[CloudEvent, bytes], int] = lambda _event, _data: 1
+    """How much of the worker's budget a command takes."""
+
+
+class QueueWorker:
+    """Runs a handler over a queue, as many commands at once as the budget admits."""
+
+    def __init__(self, bus: Bus, blobs: Blobs, queue: Queue, handler: Handler, *, budget: int) -> None:
+        self._bus = bus
+        self._blobs = blobs
+        self._queue = queue
+        self._handler = handler
+        self._budget = budget
+        self._used = 0
+        self._mean_cost = 1.0
+        self._room = asyncio.Event()
+        self._in_hand: dict[Delivery, asyncio.Task[None]] = {}
+
+    @property
+    def in_hand(self) -> int:
+        """Commands being worked on."""
+        return len(self._in_hand)
+
+    async def run(self) -> None:
+        """Work until cancelled; what is in hand then goes back to the queue."""
+        heartbeat = asyncio.create_task(self._keep_alive())
+        try:
+            while True:
+                try:
+                    await self._pull_all()
+                except ConsumerGone:
+                    log.info("consumer.gone", consumer=self._queue.consumer)
+        finally:
+            heartbeat.cancel()
+            for task in self._in_hand.values():
+                task.cancel()
+
+    async def _pull_all(self) -> None:
+        puller = await self._open()
+        try:
+            while True:
+                await self._wait_for_room()
+                await puller.want(max(1, int((self._budget - self._used) / self._mean_cost)))
+                delivery = await puller.next(timeout=10.0)
+                while delivery is not None:
+                    await self._begin(delivery)
+                    delivery = puller.next_now()
+        finally:
+            await puller.close()
+
+    @again_when_unavailable
+    async def _open(self) -> Puller:
+        config = ConsumerConfig(
+            durable_name=self._queue.consumer,
+            filter_subject=self._queue.filter,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=ACK_WAIT,
+            max_ack_pending=MAX_ACK_PENDING,
+        )
+        await self._bus.js.add_consumer(self._queue.stream, config)
+        return await Puller(self._bus, self._queue.stream, self._queue.consumer).start()
+
+    async def _wait_for_room(self) -> None:
+        while self._used >= self._budget:
+            self._room.clear()
+            await self._room.wait()
+
+    async def _begin(self, delivery: Delivery) -> None:
+        event = delivery.event
+        data = await claims.check_out(self._blobs, event)
+        cost = self._queue.cost(event, data)
+        self._mean_cost = 0.9 * self._mean_cost + 0.1 * cost
+        self._used += cost
+        task = asyncio.create_task(self._work(delivery, event, data))
+        self._in_hand[delivery] = task
+        task.add_done_callback(lambda done: self._finished(delivery, cost, done))
+
+    def _finished(self, delivery: Delivery, cost: int, task: "asyncio.Task[None]") -> None:
+        self._used -= cost
+        self._room.set()
+        del self._in_hand[delivery]
+        if not task.cancelled() and task.exception() is not None:
+            log.error("delivery.lost", subject=delivery.subject, exc_info=task.exception())
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(ACK_WAIT / 3)
+            for delivery in list(self._in_hand):
+                await delivery.message.in_progress()
+
+    async def _work(self, delivery: Delivery, event: CloudEvent, data: bytes) -> None:
+        if delivery.delivered > 1 and await self._settled_before(delivery, event):
+            return
+        try:
+            answer = await self._handler(event, data)
+        except CommandFailed as error:
+            await self._failed(delivery, event, error.failure)
+        except Exception as error:
+            log.error("command.failed", subject=delivery.subject, id=event.get_id(), exc_info=error)
+            await self._failed(
+                delivery, event, Failure(message=str(error), category="server", retryable=True)
+            )
+        else:
+            await self._succeeded(delivery, event, answer)
+
+    async def _settled_before(self, delivery: Delivery, event: CloudEvent) -> bool:
+        """A redelivery whose result stands is acknowledged; one that killed too many workers fails."""
+        if self._queue.result_subject is not None:
+            stored = await self._bus.first(RESULTS, self._queue.result_subject(event))
+            if stored is not None:
+                await delivery.message.ack()
+                return True
+        deaths = delivery.delivered - 1 - await self._failures(delivery.subject)
+        if deaths < MAX_DEATHS:
+            return False
+        failure = Failure(message=f"{deaths} workers died over this command", category="server")
+        await self._give_up(delivery, event, failure)
+        return True
+
+    async def _succeeded(self, delivery: Delivery, event: CloudEvent, answer: Answer | None) -> None:
+        tenant = self._queue.tenant(event)
+        if answer is not None:
+            for fact in answer.facts:
+                await facts.publish(self._bus, tenant, fact)
+            await self._resolve(event, catalog.RESOLVED, answer.data, answer.content_type)
+        await delivery.message.ack()
+
+    async def _failed(self, delivery: Delivery, event: CloudEvent, failure: Failure) -> None:
+        if failure.category == "user" or not failure.retryable:
+            await self._resolve(event, catalog.FAILED, failure.model_dump_json().encode())
+            await delivery.message.ack()
+            return
+        failures = await self._failures(delivery.subject) + 1
+        if failures >= MAX_FAILURES:
+            await self._give_up(delivery, event, failure)
+            return
+        record = envelope.make_event(
+            catalog.FAILED,
+            id=event.get_id(),
+            tenant=self._queue.tenant(event),
+            service="worker",
+            subject=delivery.subject,
+            data=envelope.json_data({"failures": failures, "message": failure.message}),
+        )
+        await self._bus.append(names.attempts_subject(delivery.subject), record)
+        await delivery.message.nak(delay=2.0 ** (failures - 1))
+
+    async def _failures(self, subject: str) -> int:
+        stored = await self._bus.last(ATTEMPTS, names.attempts_subject(subject))
+        return 0 if stored is None else int(envelope.json_of(stored.event)["failures"])
+
+    async def _give_up(self, delivery: Delivery, event: CloudEvent, failure: Failure) -> None:
+        log.error("dead.letter", stream=DEAD, subject=delivery.subject, reason=failure.message)
+        await self._bus.append(names.dead_subject(delivery.subject), event)
+        await self._resolve(event, catalog.FAILED, failure.model_dump_json().encode())
+        await delivery.message.ack()
+
+    @again_when_unavailable
+    async def _resolve(
+        self, event: CloudEvent, type_: str, data: bytes, content_type: str = envelope.JSON
+    ) -> None:
+        if self._queue.result_subject is None:
+            return
+        tenant = self._queue.tenant(event)
+        result = envelope.make_event(
+            type_,
+            id=event.get_id(),
+            tenant=tenant,
+            service="worker",
+            subject=event.get_subject() or "",
+            data=data,
+            content_type=content_type,
+        )
+        subject = self._queue.result_subject(event)
+        try:
+            await self._bus.append(subject, await claims.check_in(self._blobs, tenant, result))
+        except StreamFull:
+            if await self._bus.first(RESULTS, subject) is None:
+                raise  # full indeed: the delivery comes back

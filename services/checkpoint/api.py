@@ -1,0 +1,190 @@
+"""The HTTP edge of weights: save and load them. Validates, appends to the run's log, returns the future."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from fastapi import APIRouter, Request
+from rekindle.types import InvalidField, TinkerPath
+from rekindle.types.requests import (
+    LoadWeightsRequest,
+    SaveWeightsExternalRequest,
+    SaveWeightsForSamplerRequest,
+    SaveWeightsRequest,
+)
+
+from events import catalog, names
+from events.commands import Answer, future, known_model, living_run, numbered
+from events.edge import Edge, EdgeDep, TenantDep, load_json, number_field, parse, read_body, text_field
+from events.failure import Failure, NotFound
+from events.records import LoraShape, RunRecord, SamplerRecord, SessionRecord
+from events.weights import LoadCommand, SaveCommand
+
+router = APIRouter(tags=["weights"])
+INFLIGHT = "inflight"
+"""Name of the one mutable target that all inflight samplers of a run share."""
+
+
+@router.post("/save_weights")
+async def save_weights(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
+    """Save adapter, moments and step count under a name."""
+    body = load_json(await read_body(request))
+    run, number = await numbered(edge, tenant, body)
+    try:
+        wanted = parse(SaveWeightsRequest, body)
+    except InvalidField as error:
+        await edge.log.reject(tenant, run, number, str(error))
+        return future(run.run_id, number)
+    command = SaveCommand(
+        kind="weights",
+        name=wanted.name,
+        overwrite=wanted.overwrite,
+        optimizer=True,
+        user_metadata=wanted.user_metadata or {},
+        **_times(wanted.ttl_seconds),
+    )
+    await _submit(edge, tenant, run, number, catalog.SAVE_WEIGHTS, command)
+    return future(run.run_id, number)
+
+
+@router.post("/save_weights_for_sampler")
+async def save_weights_for_sampler(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
+    """Save the adapter alone: under a name, or unnamed for one new sampler."""
+    body = load_json(await read_body(request))
+    run, number = await numbered(edge, tenant, body)
+    try:
+        wanted = parse(SaveWeightsForSamplerRequest, body)
+    except InvalidField as error:
+        await edge.log.reject(tenant, run, number, str(error))
+        return future(run.run_id, number)
+    sampler = None
+    if wanted.sampling_session_seq_id is not None:
+        sampler = await _open_sampler(edge, tenant, run, number, wanted)
+    command = SaveCommand(
+        kind="sampler_weights",
+        name=wanted.path or _unnamed(wanted, number),
+        overwrite=wanted.kind == "inflight" and wanted.path is None,
+        user_metadata=wanted.user_metadata or {},
+        sampler_id=sampler,
+        **_times(wanted.ttl_seconds),
+    )
+    await _submit(edge, tenant, run, number, catalog.SAVE_WEIGHTS_FOR_SAMPLER, command)
+    return future(run.run_id, number)
+
+
+def _unnamed(wanted: SaveWeightsForSamplerRequest, number: int) -> str:
+    return INFLIGHT if wanted.kind == "inflight" else f"unnamed-{number:06d}"
+
+
+async def _open_sampler(
+    edge: Edge, tenant: str, run: RunRecord, number: int, wanted: SaveWeightsForSamplerRequest
+) -> str:
+    """The sampler that this save opens; its weights exist once the future has resolved."""
+    sampler_id = names.sampler_id(run.session_id, wanted.sampling_session_seq_id or 0)
+    record = SamplerRecord(
+        sampler_id=sampler_id,
+        session_id=run.session_id,
+        base=run.base,
+        path=str(TinkerPath(run.run_id, "sampler_weights", _unnamed(wanted, number))),
+        ephemeral=True,
+        created=datetime.now(UTC),
+    )
+    await edge.records.create(tenant, sampler_id, record)
+    return sampler_id
+
+
+@router.post("/save_weights_external")
+async def save_weights_external(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
+    """Save the adapter as files for other tools (PEFT format), to be downloaded."""
+    body = load_json(await read_body(request))
+    run, number = await numbered(edge, tenant, body)
+    try:
+        wanted = parse(SaveWeightsExternalRequest, body)
+    except InvalidField as error:
+        await edge.log.reject(tenant, run, number, str(error))
+        return future(run.run_id, number)
+    command = SaveCommand(kind="external_weights", name=wanted.path, **_times(wanted.ttl_seconds))
+    await _submit(edge, tenant, run, number, catalog.SAVE_WEIGHTS_EXTERNAL, command)
+    return future(run.run_id, number)
+
+
+def _times(ttl_seconds: int | None) -> dict[str, Any]:
+    """Clock values are fixed here, so that a replay means the same."""
+    now = datetime.now(UTC)
+    return {"created": now, "expires": None if ttl_seconds is None else now + timedelta(seconds=ttl_seconds)}
+
+
+async def _submit(
+    edge: Edge, tenant: str, run: RunRecord, number: int, type_: str, command: SaveCommand | LoadCommand
+) -> None:
+    await edge.log.submit(tenant, run, number, type_, command.model_dump_json().encode())
+
+
+@router.post("/load_weights")
+async def load_weights(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
+    """Load a checkpoint into an existing run (model_id, seq_id) or a new one (session_id, model_seq_id)."""
+    body = load_json(await read_body(request))
+    if body.get("session_id") is not None:
+        return await _load_new(edge, tenant, body)
+    run, number = await numbered(edge, tenant, body)
+    try:
+        command = await _load_command(edge, tenant, parse(LoadWeightsRequest, body), run)
+    except (InvalidField, NotFound) as error:
+        await edge.log.reject(tenant, run, number, str(error))
+    else:
+        await _submit(edge, tenant, run, number, catalog.LOAD_WEIGHTS, command)
+    return future(run.run_id, number)
+
+
+async def _load_command(
+    edge: Edge, tenant: str, wanted: LoadWeightsRequest, run: RunRecord | None
+) -> LoadCommand:
+    """Raises InvalidField when the checkpoint does not fit the run, NotFound when there is none."""
+    entry = await edge.checkpoints.find(tenant, TinkerPath.parse(wanted.path))
+    if run is not None and (entry.base, _shape(entry.lora)) != (run.base, _shape(run.lora)):
+        raise InvalidField("path", f"{wanted.path}: base model, rank or trained layers differ from the run's")
+    if wanted.optimizer and entry.kind != "weights":
+        raise InvalidField("optimizer", f"{wanted.path} holds no optimizer state; only `weights` do")
+    return LoadCommand(path=wanted.path, blob=entry.blob, optimizer=wanted.optimizer, creates_run=run is None)
+
+
+def _shape(lora: LoraShape) -> LoraShape:
+    """What must agree for weights to fit: everything but the seed."""
+    return lora.model_copy(update={"seed": 0})
+
+
+async def _load_new(edge: Edge, tenant: str, body: dict[str, Any]) -> Answer:
+    """A new run whose base model and shape are the checkpoint's."""
+    session, seq = text_field(body, "session_id"), number_field(body, "model_seq_id", least=0)
+    await edge.records.get(SessionRecord, tenant, session)
+    run_id = names.model_id(session, seq)
+    record = RunRecord(
+        run_id=run_id, session_id=session, base="", lora=LoraShape(rank=1, seed=0), created=datetime.now(UTC)
+    )
+    command: LoadCommand | None = None
+    try:
+        wanted = parse(LoadWeightsRequest, body)
+        command = await _load_command(edge, tenant, wanted, None)
+        record = await _run_from(edge, tenant, record, wanted)
+    except (InvalidField, NotFound) as error:
+        failure = Failure(message=str(error), category="user")
+        record = record.model_copy(update={"rejected": failure})
+    run = await edge.records.create(tenant, run_id, record)
+    if run.rejected is None and command is not None:
+        await _submit(edge, tenant, run, 0, catalog.LOAD_WEIGHTS, command)
+    return future(run_id, 0)
+
+
+async def _run_from(edge: Edge, tenant: str, record: RunRecord, wanted: LoadWeightsRequest) -> RunRecord:
+    path = TinkerPath.parse(wanted.path)
+    entry = await edge.checkpoints.find(tenant, path)
+    if wanted.base_model is not None and wanted.base_model != entry.base:
+        raise InvalidField("base_model", f"{wanted.base_model!r}, but the checkpoint is of {entry.base!r}")
+    await known_model(edge, entry.base)
+    source = await living_run(edge, tenant, path.run_id)
+    changes = {
+        "base": entry.base,
+        "lora": entry.lora,
+        "user_metadata": wanted.user_metadata or source.user_metadata,
+        "loaded_from": wanted.path,
+    }
+    return record.model_copy(update=changes)

@@ -1,0 +1,44 @@
+"""The checkpoint service's composition root: its HTTP edges, and the worker that collects deleted blobs."""
+
+from cloudevents.core.v1.event import CloudEvent
+from fastapi import FastAPI
+
+from events import names
+from events.checkpoints import CheckpointEntry
+from events.edge import Edge, make_app
+from events.serve import serve
+from events.settings import EdgeSettings
+from events.streams import CHECKPOINT
+from events.worker import Answer, Queue, QueueWorker
+from services.checkpoint import api, catalogue
+
+
+async def collect(edge: Edge) -> None:
+    """Remove the files of deleted checkpoints; doing it twice does no harm."""
+
+    async def handle(_: CloudEvent, data: bytes) -> Answer | None:
+        await edge.blobs.delete(CheckpointEntry.model_validate_json(data).blob)
+        return None
+
+    queue = Queue(
+        stream=CHECKPOINT,
+        consumer="checkpoint",
+        filter="checkpoint.>",
+        result_subject=None,
+        tenant=lambda event: names.tenant_of(event.get_source()),
+    )
+    edge.ready.set()
+    await QueueWorker(edge.bus, edge.blobs, queue, handle, budget=8).run()
+
+
+def build(settings: EdgeSettings) -> FastAPI:
+    return make_app("checkpoint", settings, [api.router, catalogue.router], collect)
+
+
+def main() -> None:
+    settings = EdgeSettings()  # type: ignore[call-arg]
+    serve(build(settings), settings, "checkpoint")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""The gateway's composition root."""
+
+from fastapi import FastAPI
+
+from events.edge import make_app
+from events.serve import serve
+from events.settings import EdgeSettings
+from services.checkpoint import api as checkpoint_api
+from services.checkpoint import catalogue
+from services.gateway import futures, sessions
+from services.sample import api as sample_api
+from services.train import api as train_api
+
+
+def build(settings: EdgeSettings) -> FastAPI:
+    """The HTTP edges of all services behind one URL."""
+    routers = [
+        sessions.router,
+        futures.router,
+        train_api.router,
+        sample_api.router,
+        checkpoint_api.router,
+        catalogue.router,
+    ]
+    return make_app("gateway", settings, routers)
+
+
+def main() -> None:
+    settings = EdgeSettings()  # type: ignore[call-arg]
+    serve(build(settings), settings, "gateway")
+
+
+if __name__ == "__main__":
+    main()

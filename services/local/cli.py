@@ -1,0 +1,109 @@
+"""`rekindle up` and `rekindle ps`: the whole stack on this machine."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from events import logs
+from services.local.stack import BaseModelChoice, StackOptions
+from services.local.supervisor import DataDirInUse, StackFailed, Supervisor, listen, lock, state_path
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+DataDir = Annotated[Path, typer.Option(help="Folder that holds everything: NATS streams, weights, logs.")]
+
+
+def up(
+    base_model: Annotated[
+        list[str],
+        typer.Option(help="Base model to serve, [NAME=]FOLDER_OR_HUB_ID; give it several times for more."),
+    ],
+    data_dir: DataDir,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free one.")
+    ] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to serve; other than loopback needs --api-key.")
+    ] = "127.0.0.1",
+    api_key: Annotated[list[str] | None, typer.Option(help="Admit this key (tml-…) and no others.")] = None,
+) -> None:
+    """Run the whole stack on this machine until Ctrl-C."""
+    keys = api_key or []
+    if host not in LOOPBACK and not keys:
+        raise typer.BadParameter(
+            "an address other than loopback needs at least one --api-key", param_hint="--host"
+        )
+    if any(not key.startswith("tml-") or len(key) < 8 for key in keys):
+        raise typer.BadParameter("keys start with tml- and have 8 characters or more", param_hint="--api-key")
+    try:
+        choices = [BaseModelChoice.parse(argument) for argument in base_model]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--base-model") from error
+    if len({choice.name for choice in choices}) < len(choices):
+        raise typer.BadParameter("two models have the same name", param_hint="--base-model")
+    logs.configure("supervisor")
+    try:
+        with lock(data_dir), listen(host, port) as held:
+            bound = held.getsockname()[1]
+            options = StackOptions(
+                choices, data_dir.absolute(), host, held.fileno(), bound, keys, os.environ.get("NATS_URL")
+            )
+            shown = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
+            asyncio.run(_run(options, f"http://{shown}:{bound}"))
+    except (DataDirInUse, StackFailed, OSError) as error:
+        typer.echo(f"rekindle up: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+async def _run(options: StackOptions, url: str) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+
+    def ready() -> None:
+        sys.stdout.write(f"ready {url}\n")
+        sys.stdout.flush()
+
+    await Supervisor(options).run(ready, stop)
+
+
+def ps(
+    data_dir: DataDir,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show the processes of the stack on a data folder."""
+    rows = _rows(data_dir)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table("service", "base model", "replica", "pid", "state", "activations", "memory")
+    for row in rows:
+        rss = row["rss_bytes"]
+        memory = f"{rss / 2**20:.0f} MiB" if isinstance(rss, int) else "–"
+        cells = [row[key] for key in ("service", "base_model", "replica", "pid", "state", "activations")]
+        table.add_row(*("–" if cell is None else str(cell) for cell in cells), memory)
+    Console().print(table)
+
+
+def _rows(data_dir: Path) -> list[dict[str, object]]:
+    """Rows of the running stack with their memory; none when nothing runs."""
+    if not state_path(data_dir).exists():
+        return []
+    try:
+        lock(data_dir).close()
+        return []
+    except DataDirInUse:
+        rows: list[dict[str, object]] = json.loads(state_path(data_dir).read_text())
+    for row in rows:
+        if isinstance(row["pid"], int) and psutil.pid_exists(row["pid"]):
+            row["rss_bytes"] = psutil.Process(row["pid"]).memory_info().rss
+    return rows

@@ -1,0 +1,187 @@
+"""Parent of the whole stack on one machine: starts it, restarts what dies, takes it along when it goes.
+
+Stateless: everything that matters is in NATS and the blob folder, so `rekindle up` on the same data folder goes
+on where it stopped. One supervisor per data folder, by a lock that dies with the process.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import httpx
+import structlog
+from tenacity import retry, retry_if_exception_type, wait_fixed
+
+from events.bus import Bus
+from services.local import nats_server, stack
+from services.local.process import Child
+from services.local.stack import StackOptions
+
+log = structlog.get_logger(__name__)
+
+MAX_EARLY_EXITS = 5
+STOP_PATIENCE = 10.0
+
+
+class StackFailed(Exception):
+    """A process could not be started; the message says which and shows its last words."""
+
+
+class DataDirInUse(Exception):
+    """Another supervisor runs on this data folder."""
+
+
+def lock(data_dir: Path) -> IO[str]:
+    """Hold the data folder for the life of the returned file. Raises DataDirInUse."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    file = (data_dir / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise DataDirInUse(f"{data_dir}: a stack is running on this data folder already") from None
+    return file
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The gateway's socket, held here so that a gateway's death refuses no connection."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    held = socket.socket(family, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind((host, port))
+    held.listen(4096)
+    held.set_inheritable(True)
+    return held
+
+
+class Supervisor:
+    """Runs the children of one stack."""
+
+    def __init__(self, options: StackOptions) -> None:
+        self._options = options
+        self._children: list[Child] = []
+        self._watchers: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    async def run(self, ready: Callable[[], None], stop: asyncio.Event) -> None:
+        """Start everything, call `ready`, and go on until `stop` is set. Raises StackFailed."""
+        try:
+            await self._start_nats()
+            for child in stack.children(self._options):
+                self._watch(child)
+            await self._until_ready(stop)
+            if not stop.is_set():
+                ready()
+            await stop.wait()
+        finally:
+            await self._stop_all()
+
+    async def _start_nats(self) -> None:
+        child = stack.nats_child(self._options)
+        if child is None:
+            return
+        self._watch(child)
+        url = nats_server.address(self._options.data_dir).url
+        bus = await asyncio.wait_for(Bus.connect(url, name="supervisor"), 30.0)
+        await bus.ensure_shared_streams()
+        await bus.close()
+
+    def _watch(self, child: Child) -> None:
+        self._children.append(child)
+        self._watchers.append(asyncio.create_task(self._keep_alive(child)))
+
+    async def _keep_alive(self, child: Child) -> None:
+        """Start the child again whenever it ends, more slowly while it fails at once."""
+        while not self._stopping and child.early_exits < MAX_EARLY_EXITS:
+            await child.start()
+            self._write_state()
+            assert child.process is not None, "just started"
+            healthy = asyncio.create_task(self._until_healthy(child))
+            code = await child.process.wait()
+            healthy.cancel()
+            if self._stopping:
+                return
+            log.warning("process.ended", process=child.name, code=code, state=child.state)
+            child.early_exits = 0 if child.state == "ready" else child.early_exits + 1
+            await asyncio.sleep(min(10.0, 0.25 * 2**child.early_exits))
+        if not self._stopping:
+            child.state = "failed"
+            self._write_state()
+
+    async def _until_healthy(self, child: Child) -> None:
+        if child.health_url is not None:
+            await _healthy(child.health_url)
+        child.state = "ready"
+        self._write_state()
+
+    async def _until_ready(self, stop: asyncio.Event) -> None:
+        """Wait for all children. Raises StackFailed when one gave up."""
+        while not stop.is_set() and any(child.state != "ready" for child in self._children):
+            failed = next((child for child in self._children if child.state == "failed"), None)
+            if failed is not None:
+                words = failed.last_words()
+                raise StackFailed(f"{failed.name} ended {MAX_EARLY_EXITS} times at its start:\n{words}")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), 0.05)
+
+    async def _stop_all(self) -> None:
+        """The gateway first, NATS last; nothing is lost whatever the order."""
+        self._stopping = True
+        for child in self._children:
+            child.state = "stopping" if child.pid is not None else child.state
+        self._write_state()
+        nats = [child for child in self._children if child.service == "nats"]
+        others = [child for child in self._children if child.service != "nats"]
+        await asyncio.gather(*(child.stop(STOP_PATIENCE) for child in others))
+        await asyncio.gather(*(child.stop(STOP_PATIENCE) for child in nats))
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        state_path(self._options.data_dir).unlink(missing_ok=True)
+
+    def _write_state(self) -> None:
+        rows = [_row("supervisor", "ready", os.getpid())]
+        rows += [
+            _row(child.service, child.state, child.pid, child.base_model, child.replica)
+            for child in self._children
+        ]
+        path = state_path(self._options.data_dir)
+        temporary = path.with_suffix(".new")
+        temporary.write_text(json.dumps(rows))
+        temporary.replace(path)
+
+
+class _NotYet(Exception):
+    """The process does not answer 200 yet."""
+
+
+@retry(retry=retry_if_exception_type((_NotYet, httpx.HTTPError)), wait=wait_fixed(0.05))
+async def _healthy(url: str) -> None:
+    """Return once `url` answers 200."""
+    async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
+        if (await client.get(url)).status_code != 200:
+            raise _NotYet
+
+
+def _row(
+    service: str, state: str, pid: int | None, base_model: str | None = None, replica: int | None = None
+) -> dict[str, object]:
+    return {
+        "service": service,
+        "base_model": base_model,
+        "replica": replica,
+        "pid": pid,
+        "state": state,
+        "activations": 0,
+        "rss_bytes": None,
+    }
+
+
+def state_path(data_dir: Path) -> Path:
+    return data_dir / "processes.json"

@@ -1,0 +1,119 @@
+"""A sampling command becomes a result: from the queue into the engine and back.
+
+The engine batches; this only translates, finds the adapter's files, and says what happened.
+"""
+
+from cloudevents.core.v1.event import CloudEvent
+from rekindle.types import InvalidField, encode_sample_response
+from rekindle.types.requests import SampleRequest
+
+from events import catalog, envelope, facts, names
+from events.blobs import Blobs
+from events.bus import Bus
+from events.failure import NotFound, UserError
+from events.streams import SAMPLE
+from events.worker import Answer, Queue, QueueWorker
+from services.sample.commands import SampleCommand, sequence_ids
+from services.sample.engine import AdapterRef, Engine, SampleResult, SampleTask, StopRule
+
+
+def task_of(command: SampleCommand) -> SampleTask:
+    """The engine's task for a command."""
+    request, params = command.request, command.request.sampling_params
+    targets = request.target_prompt_logprobs
+    return SampleTask(
+        tokens=request.prompt.tokens.tolist(),
+        seed=command.seed,
+        num_samples=request.num_samples,
+        max_tokens=params.max_tokens,
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        stop=StopRule.parse(params.stop),
+        prompt_logprobs=request.prompt_logprobs,
+        topk_prompt=request.topk_prompt_logprobs,
+        topk_sample=request.topk_sample_logprobs,
+        target_prompt=None if targets is None else targets.dense(),
+        alt_tokens_k=request.prompt_alt_tokens_k,
+        prompt_logprobs_last_n=request.prompt_logprobs_last_n,
+    )
+
+
+def encode(result: SampleResult, request: SampleRequest) -> bytes:
+    """The wire form of a result; sparse targets are answered in their own layout."""
+    targets = request.target_prompt_logprobs
+    return encode_sample_response(
+        result.sequences,
+        result.prompt_logprobs,
+        result.topk_prompt,
+        result.target_prompt_logprobs,
+        result.alt_tokens,
+        result.prompt_cache_hit_tokens,
+        target_layout=None if targets is None else targets.layout,
+    )
+
+
+class SampleWorker:
+    """Feeds one engine from the queue of its base model."""
+
+    def __init__(self, bus: Bus, blobs: Blobs, engine: Engine, base: str, *, token_budget: int) -> None:
+        self._blobs = blobs
+        self._engine = engine
+        queue = Queue(
+            stream=SAMPLE,
+            consumer=names.sample_consumer(base),
+            filter=names.sample_filter(base),
+            result_subject=_result_subject,
+            tenant=lambda event: names.tenant_of(event.get_source()),
+            cost=self._cost,
+        )
+        self._worker = QueueWorker(bus, blobs, queue, self.handle, budget=token_budget)
+
+    async def run(self) -> None:
+        await self._worker.run()
+
+    def _cost(self, _: CloudEvent, data: bytes) -> int:
+        """Tokens that a command may take."""
+        request = SampleCommand.model_validate_json(data).request
+        prompt = len(request.prompt.tokens)
+        room = self._engine.context_length - prompt
+        return prompt + request.num_samples * min(request.sampling_params.max_tokens or room, room)
+
+    async def handle(self, event: CloudEvent, data: bytes) -> Answer:
+        """Run one command. Raises UserError when it does not fit the model or its weights are gone."""
+        command = SampleCommand.model_validate_json(data)
+        try:
+            adapter = await self._adapter(command)
+            result = await self._engine.sample(task_of(command), adapter)
+        except (InvalidField, NotFound) as error:
+            raise UserError(str(error)) from error
+        return Answer(encode(result, command.request), envelope.PROTOBUF, [_fact(command, result)])
+
+    async def _adapter(self, command: SampleCommand) -> AdapterRef | None:
+        if command.version is None or command.blob is None:
+            return None
+        return AdapterRef(command.version, await self._blobs.folder(command.blob))
+
+
+def _result_subject(event: CloudEvent) -> str:
+    sampler_id, number = names.split_future_id(event.get_id())
+    return names.result_subject("sample", names.tenant_of(event.get_source()), sampler_id, number)
+
+
+def _fact(command: SampleCommand, result: SampleResult) -> CloudEvent:
+    return facts.make_fact(
+        catalog.SAMPLE_COMPLETED,
+        tenant=command.tenant,
+        service="sample",
+        subject=command.sampler_id,
+        id=names.future_id(command.sampler_id, command.number),
+        data={
+            "run": command.run_id,
+            "version": command.version,
+            "sequences": sequence_ids(
+                command.version, command.sampler_id, command.number, len(result.sequences)
+            ),
+            "prompt_tokens": len(command.request.prompt.tokens),
+            "tokens": sum(len(sequence.tokens) for sequence in result.sequences),
+        },
+    )

@@ -1,0 +1,103 @@
+"""Weights leave and enter a run: files in the blob store, made real by a fenced entry in the log."""
+
+import asyncio
+from dataclasses import dataclass
+
+from cloudevents.core.v1.event import CloudEvent
+
+from events import catalog, facts, names
+from events.blobs import Blobs
+from events.bus import Bus
+from events.checkpoints import CheckpointEntry, Checkpoints, entry_event
+from events.failure import NotFound, ServerError, UserError
+from events.records import RunRecord
+from events.runlog import RunHolder
+from events.weights import LoadCommand, SaveCommand
+from services.model.base import BaseModel
+from services.train.run import TrainRun, load_state, save_state
+
+
+@dataclass(slots=True)
+class Exports:
+    """Saves and loads checkpoints of one base model's runs."""
+
+    bus: Bus
+    blobs: Blobs
+    checkpoints: Checkpoints
+    base: BaseModel
+
+    async def save(
+        self,
+        holder: RunHolder,
+        tenant: str,
+        run: RunRecord,
+        number: int,
+        state: TrainRun,
+        command: SaveCommand,
+    ) -> tuple[CheckpointEntry, list[CloudEvent]]:
+        """Write `state` (a copy that nobody changes) and its entry; returns the entry and its facts.
+
+        The same command again finds its own entry. Raises UserError when the name is taken.
+        """
+        standing = await self.checkpoints.latest(tenant, run, command.kind, command.name)
+        if standing is not None and standing.number == number:
+            return standing, _facts(tenant, standing, command)
+        if standing is not None and standing.alive() and not command.overwrite:
+            raise UserError(
+                f"path: checkpoint {command.name!r} exists already; choose another name or overwrite"
+            )
+        entry = await self._write(holder, tenant, run, number, state, command)
+        subject = names.checkpoint_subject(run.base, tenant, run.run_id, command.kind, command.name)
+        await holder.write(subject, entry_event(tenant, "train", entry))
+        return entry, _facts(tenant, entry, command)
+
+    async def _write(
+        self,
+        holder: RunHolder,
+        tenant: str,
+        run: RunRecord,
+        number: int,
+        state: TrainRun,
+        command: SaveCommand,
+    ) -> CheckpointEntry:
+        folder = self.blobs.staging()
+        await asyncio.to_thread(save_state, folder, state, optimizer=command.optimizer)
+        version = f"{command.name}@{number}"
+        key = names.checkpoint_key(run.base, tenant, run.run_id, command.kind, version, holder.epoch)
+        size = await self.blobs.put_folder(key, folder)
+        return CheckpointEntry(
+            run_id=run.run_id,
+            base=run.base,
+            kind=command.kind,
+            name=command.name,
+            number=number,
+            step=state.step,
+            lora=run.lora,
+            blob=key,
+            size_bytes=size,
+            created=command.created,
+            expires=command.expires,
+            user_metadata=command.user_metadata,
+            ephemeral=command.sampler_id is not None,
+        )
+
+    async def load(self, command: LoadCommand) -> TrainRun:
+        """The state in a checkpoint. Raises ServerError when its files are gone."""
+        try:
+            folder = await self.blobs.folder(command.blob)
+        except NotFound as error:
+            raise ServerError(f"path: the files of {command.path} no longer exist") from error
+        return await asyncio.to_thread(load_state, folder, self.base, optimizer=command.optimizer)
+
+
+def _facts(tenant: str, entry: CheckpointEntry, command: SaveCommand) -> list[CloudEvent]:
+    type_ = catalog.CHECKPOINT_SAVED if command.kind == "weights" else catalog.WEIGHTS_PUBLISHED
+    fact = facts.make_fact(
+        type_,
+        tenant=tenant,
+        service="train",
+        subject=entry.run_id,
+        id=f"{entry.path}@{entry.number}",
+        data={"path": entry.path, "step": entry.step, "size_bytes": entry.size_bytes},
+    )
+    return [fact]

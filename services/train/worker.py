@@ -1,0 +1,416 @@
+"""The trainer's loop: reads the logs of all runs of a base model, computes, writes results under each run's lease.
+
+A round takes from every run that has work: its next forward-backward commands, which all share passes, or one
+other command. Results are written while the next round computes. A trainer that starts finds in the logs what
+has no result yet, and applies again what came before it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+from cloudevents.core.v1.event import CloudEvent
+from rekindle.types import encode_forward_backward_output, parse_forward_backward
+from rekindle.types.requests import (
+    CreateModelResponse,
+    LoadWeightsResponse,
+    OptimStepRequest,
+    OptimStepResponse,
+)
+
+from events import blobs as claims
+from events import catalog, envelope, facts, names
+from events.blobs import Blobs
+from events.bus import Bus
+from events.checkpoints import Checkpoints
+from events.failure import CommandFailed, Conflict, Failure, ServerError, UserError
+from events.order import Entry
+from events.records import Records, RunRecord
+from events.runlog import LeaseLost, LogReader, RunHolder, gap_deadline, released
+from events.weights import LoadCommand, SaveCommand
+from services.model.lora import LoraSpec
+from services.train.engine import NonFiniteResult, PassResult, PassWork, TrainEngine, WorkError
+from services.train.exports import Exports
+from services.train.held import HeldRun
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+MOST_COMMANDS = 64
+"""Forward-backward commands of one run taken in a round, so that other runs get their turn."""
+EMPTY_DATA = "data: no forward_backward reached this run"
+
+
+@dataclass(slots=True)
+class Job:
+    """One forward-backward command in hand."""
+
+    run: HeldRun
+    entry: Entry
+    work: PassWork
+    loss_fn: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a command came to."""
+
+    data: bytes
+    content_type: str = envelope.JSON
+    facts: tuple[CloudEvent, ...] = ()
+
+
+class TrainWorker:
+    """Holds and trains the runs of one base model."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        blobs: Blobs,
+        records: Records,
+        engine: TrainEngine,
+        base: str,
+        *,
+        max_runs: int = 64,
+        gap_seconds: float = 360.0,
+    ) -> None:
+        self._bus = bus
+        self._blobs = blobs
+        self._records = records
+        self._engine = engine
+        self._base = base
+        self._max_runs = max_runs
+        self._gap_seconds = gap_seconds
+        self._exports = Exports(bus, blobs, Checkpoints(bus, records), engine.base)
+        self._runs: dict[str, HeldRun] = {}
+        self._changed = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
+
+    # The loop
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        reader = LogReader(self._bus, self._base)
+        await self._bus.ensure_run_stream(self._base)
+        for root, numbers in (await reader.resolved()).items():
+            self._run_at(root).resolved = numbers
+        reading = asyncio.create_task(self._read(reader))
+        try:
+            while True:
+                await self._wait_for_work(reading)
+                await self._round()
+        finally:
+            reading.cancel()
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _read(self, reader: LogReader) -> None:
+        async for root, entry in reader.entries():
+            self._run_at(root).add(entry)
+            self._changed.set()
+
+    def _run_at(self, root: str) -> HeldRun:
+        return self._runs.setdefault(root, HeldRun(root))
+
+    async def _wait_for_work(self, reading: "asyncio.Task[None]") -> None:
+        while not any(run.has_work for run in self._runs.values()):
+            self._changed.clear()
+            changed = asyncio.ensure_future(self._changed.wait())
+            await asyncio.wait(
+                {changed, reading}, timeout=self._next_gap(), return_when=asyncio.FIRST_COMPLETED
+            )
+            changed.cancel()
+            if reading.done():
+                reading.result()
+            await self._release_gaps()
+
+    async def _round(self) -> None:
+        """One turn of every run that has work."""
+        jobs: list[Job] = []
+        for run in [run for run in self._runs.values() if run.has_work]:
+            try:
+                await self._hold(run)
+                jobs += await self._turn(run)
+            except (LeaseLost, Conflict):
+                self._lose(run)
+        await self._train(jobs)
+        self._make_room()
+
+    async def _hold(self, run: HeldRun) -> None:
+        """Take the lease of a run that is not held yet."""
+        run.last_used = time.monotonic()
+        if run.holder is None:
+            stored = await self._bus.at(names.run_stream(self._base), run.entries[0].sequence)
+            assert stored is not None, "the entry was read from there"
+            run.run_id = stored.event.get_subject() or ""
+            run.tenant = names.tenant_of(stored.event.get_source())
+            run.holder = await RunHolder.take(self._bus, self._blobs, self._base, run.tenant, run.root)
+
+    async def _turn(self, run: HeldRun) -> list[Job]:
+        """Apply the next entry, or give its forward-backward commands to the shared passes."""
+        entries = run.next_entries(MOST_COMMANDS)
+        run.applied += len(entries)
+        if entries[0].type != catalog.FORWARD_BACKWARD:
+            await self._apply(run, entries[0])
+            return []
+        jobs = [await self._job(run, entry) for entry in entries]
+        return [job for job in jobs if job is not None]
+
+    def _lose(self, run: HeldRun) -> None:
+        log.warning("lease.lost", run=run.run_id)
+        run.forget()
+        run.lost = True
+
+    def _make_room(self) -> None:
+        """Drop idle runs, least recently used first, above what memory is meant for."""
+        loaded = [run for run in self._runs.values() if run.state is not None]
+        idle = sorted((r for r in loaded if not r.has_work and not r.writes), key=lambda r: r.last_used)
+        for run in idle[: max(0, len(loaded) - self._max_runs)]:
+            run.forget()
+
+    # Forward and backward
+
+    async def _job(self, run: HeldRun, entry: Entry) -> Job | None:
+        """Prepare a command; None when it failed before (replay) or cannot run."""
+        if entry.number in run.resolved and await self._failed_before(run, entry):
+            return None
+        if run.state is None:
+            await self._record(run, entry, UserError(EMPTY_DATA).failure)
+            return None
+        assert run.holder is not None, "a turn is taken by the holder"
+        _, data = await run.holder.payload(entry)
+        request = await self._compute(parse_forward_backward, data)
+        work = PassWork(
+            run.state, request.data, request.loss_fn, request.loss_fn_config, request.forward_only
+        )
+        return Job(run, entry, work, request.loss_fn)
+
+    async def _failed_before(self, run: HeldRun, entry: Entry) -> bool:
+        subject = f"{run.root}.result.{entry.number}"
+        stored = await self._bus.first(names.run_stream(self._base), subject)
+        return stored is not None and stored.event.get_type() == catalog.FAILED
+
+    async def _train(self, jobs: list[Job]) -> None:
+        """Compute all jobs in shared passes; one that is at fault fails alone."""
+        while jobs:
+            try:
+                results = await self._compute(self._engine.run_passes, [job.work for job in jobs])
+            except WorkError as error:
+                job = jobs.pop(error.work)
+                await self._record(job.run, job.entry, _failure_of(error))
+            except Exception as error:
+                log.error("pass.failed", jobs=len(jobs), exc_info=error)
+                await self._train_apart(jobs, error)
+                return
+            else:
+                for job, result in zip(jobs, results, strict=True):
+                    await self._record(job.run, job.entry, _passed(job, result))
+                return
+
+    async def _train_apart(self, jobs: list[Job], error: Exception) -> None:
+        """Find the job that broke a shared pass by giving each a pass of its own."""
+        if len(jobs) == 1:
+            await self._record(jobs[0].run, jobs[0].entry, ServerError(f"the pass failed: {error}").failure)
+            return
+        for job in jobs:
+            await self._train([job])
+
+    # All other commands
+
+    async def _apply(self, run: HeldRun, entry: Entry) -> None:
+        """Apply one entry; with a result already, only what it does to the state."""
+        replayed = entry.number in run.resolved
+        if not entry.is_command or (replayed and await self._failed_before(run, entry)):
+            return
+        assert run.holder is not None, "a turn is taken by the holder"
+        event, data = await run.holder.payload(entry)
+        try:
+            done = await self._command(run, entry, event, data, replayed)
+        except CommandFailed as error:
+            await self._record(run, entry, error.failure)
+        except (LeaseLost, Conflict):
+            raise
+        except Exception as error:
+            log.error("command.failed", run=run.run_id, number=entry.number, exc_info=error)
+            await self._record(run, entry, ServerError(str(error)).failure)
+        else:
+            if done is not None:
+                await self._record(run, entry, done)
+
+    async def _command(
+        self, run: HeldRun, entry: Entry, event: CloudEvent, data: bytes, replayed: bool
+    ) -> Done | None:
+        """What the command does; None when its result comes later or stands already."""
+        match entry.type:
+            case catalog.CREATE_MODEL:
+                return await self._create(run, RunRecord.model_validate_json(data))
+            case catalog.OPTIM_STEP:
+                return await self._step(run, entry, OptimStepRequest.model_validate_json(data))
+            case catalog.LOAD_WEIGHTS:
+                return await self._load(run, LoadCommand.model_validate_json(data))
+            case _:
+                if not replayed:
+                    await self._begin_save(run, entry, SaveCommand.model_validate_json(data))
+                return None
+
+    async def _create(self, run: HeldRun, record: RunRecord) -> Done:
+        run.state = await self._compute(self._engine.new_run, LoraSpec(**record.lora.model_dump()))
+        started = self._fact(run, 0, catalog.RUN_STARTED, {"base": record.base, "rank": record.lora.rank})
+        return Done(CreateModelResponse(model_id=run.run_id).model_dump_json().encode(), facts=(started,))
+
+    async def _step(self, run: HeldRun, entry: Entry, request: OptimStepRequest) -> Done:
+        if run.state is None:
+            raise UserError(f"model_id: run {run.run_id!r} has no weights")
+        metrics = await self._compute(self._engine.optim_step, run.state, request.adam_params)
+        fact = self._fact(
+            run, entry.number, catalog.STEP_APPLIED, {"step": run.state.step, "metrics": metrics}
+        )
+        return Done(OptimStepResponse(metrics=metrics).model_dump_json().encode(), facts=(fact,))
+
+    async def _load(self, run: HeldRun, command: LoadCommand) -> Done:
+        run.state = await self._exports.load(command)
+        answer = LoadWeightsResponse(path=command.path, model_id=run.run_id)
+        return Done(answer.model_dump_json(exclude_none=True).encode())
+
+    async def _begin_save(self, run: HeldRun, entry: Entry, command: SaveCommand) -> None:
+        """Copy the state now; write it while training goes on."""
+        if run.state is None:
+            raise UserError(f"model_id: run {run.run_id!r} has no weights")
+        copy = await self._compute(run.state.copy)
+        assert run.holder is not None, "a turn is taken by the holder"
+        record = await self._records.get(RunRecord, run.tenant, run.run_id)
+        save = self._exports.save(run.holder, run.tenant, record, entry.number, copy, command)
+        self._spawn(run, self._finish_save(run, entry, command, save))
+
+    async def _finish_save(
+        self, run: HeldRun, entry: Entry, command: SaveCommand, save: Coroutine[Any, Any, Any]
+    ) -> None:
+        try:
+            saved, news = await save
+        except CommandFailed as error:
+            await self._write(run, entry, error.failure)
+            return
+        answer: dict[str, Any] = {"path": saved.path, "size_bytes": saved.size_bytes}
+        if command.sampler_id is not None:
+            answer = {"sampling_session_id": command.sampler_id}
+        answer["type"] = entry.type.rpartition(".")[2]
+        await self._write(run, entry, Done(envelope.json_data(answer), facts=tuple(news)))
+
+    # Results
+
+    async def _record(self, run: HeldRun, entry: Entry, done: Done | Failure) -> None:
+        """Write a result in the background, unless one stands."""
+        if entry.number not in run.resolved:
+            self._spawn(run, self._write(run, entry, done))
+
+    async def _write(self, run: HeldRun, entry: Entry, done: Done | Failure) -> None:
+        failed = isinstance(done, Failure)
+        event = envelope.make_event(
+            catalog.FAILED if failed else catalog.RESOLVED,
+            id=names.future_id(run.run_id, entry.number),
+            tenant=run.tenant,
+            service="train",
+            subject=run.run_id,
+            data=done.model_dump_json().encode() if isinstance(done, Failure) else done.data,
+            content_type=envelope.JSON if isinstance(done, Failure) else done.content_type,
+        )
+        assert run.holder is not None, "results are written by the holder"
+        subject = f"{run.root}.result.{entry.number}"
+        news = () if isinstance(done, Failure) else done.facts
+        await asyncio.gather(
+            *(facts.publish(self._bus, run.tenant, fact) for fact in news),
+            run.holder.write(subject, await claims.check_in(self._blobs, run.tenant, event)),
+        )
+        run.resolved.add(entry.number)
+
+    def _spawn(self, run: HeldRun, writing: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(writing)
+        run.writes.add(task)
+        task.add_done_callback(lambda done: self._written(run, done))
+
+    def _written(self, run: HeldRun, task: "asyncio.Task[None]") -> None:
+        run.writes.discard(task)
+        if task.cancelled() or task.exception() is None:
+            return
+        if not isinstance(task.exception(), LeaseLost):
+            log.error("result.not_written", run=run.run_id, exc_info=task.exception())
+        self._lose(run)
+
+    def _fact(self, run: HeldRun, number: int, type_: str, data: dict[str, Any]) -> CloudEvent:
+        return _fact(run, number, type_, data)
+
+    # Gaps
+
+    def _next_gap(self) -> float | None:
+        """Seconds until the next missing number is given up."""
+        ends = [
+            gap_deadline(gap.since, self._gap_seconds)
+            for run in self._runs.values()
+            if (gap := run.order.gap())
+        ]
+        return max(0.0, min(ends)) if ends else None
+
+    async def _release_gaps(self) -> None:
+        for run in self._runs.values():
+            gap = run.order.gap()
+            if gap is None or run.lost or not run.entries or gap_deadline(gap.since, self._gap_seconds) > 0:
+                continue
+            try:
+                await self._hold(run)
+                await self._release(run, gap.number)
+            except (LeaseLost, Conflict):
+                self._lose(run)
+
+    async def _release(self, run: HeldRun, number: int) -> None:
+        """Give up a number by a fenced entry; whichever entry came first is that number's."""
+        log.warning("gap.released", run=run.run_id, number=number)
+        event = envelope.make_event(
+            catalog.RELEASED,
+            id=f"{names.future_id(run.run_id, number)}:released",
+            tenant=run.tenant,
+            service="train",
+            subject=run.run_id,
+            data=released(number),
+        )
+        assert run.holder is not None, "gaps are released by the holder"
+        await run.holder.write(f"{run.root}.cmd.{number}", event)
+        self._changed.clear()
+        await asyncio.wait_for(self._changed.wait(), 10.0)
+
+    async def _compute(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run in the one thread that owns the model."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+
+def _failure_of(error: WorkError) -> Failure:
+    """Overflow comes from the caller's numbers, lack of memory from ours."""
+    kind = UserError if isinstance(error, NonFiniteResult) else ServerError
+    return kind(str(error)).failure
+
+
+def _passed(job: Job, result: PassResult) -> Done:
+    tokens = sum(len(datum.tokens) for datum in job.work.data)
+    news = {
+        "number": job.entry.number,
+        "datums": len(job.work.data),
+        "tokens": tokens,
+        "loss": result.metrics["loss:sum"],
+        "forward_only": job.work.forward_only,
+    }
+    data = encode_forward_backward_output(result.logprobs, result.metrics, job.loss_fn)
+    fact = _fact(job.run, job.entry.number, catalog.BATCH_TRAINED, news)
+    return Done(data, envelope.PROTOBUF, (fact,))
+
+
+def _fact(run: HeldRun, number: int, type_: str, data: dict[str, Any]) -> CloudEvent:
+    return facts.make_fact(
+        type_,
+        tenant=run.tenant,
+        service="train",
+        subject=run.run_id,
+        id=f"{names.future_id(run.run_id, number)}:{type_}",
+        data=data,
+    )
