@@ -4,6 +4,7 @@
     ├── CommandFailed      a command ended in a Failure; it carries the category
     │   ├── UserError        the caller's fault; never tried again
     │   └── ServerError      ours; tried again when retryable
+    ├── WorkerBroken       this process can do no more work; another one shall
     ├── NotFound           the thing named does not exist
     └── BusError
         ├── Conflict         compare-and-set refused: somebody wrote first
@@ -55,6 +56,10 @@ class UserError(CommandFailed):
 
 class ServerError(CommandFailed):
     """Our fault."""
+
+
+class WorkerBroken(RekindleError):
+    """This process can do no more work: end it, and what it has in hand comes back to another one."""
 
 
 class NotFound(RekindleError):

@@ -27,9 +27,9 @@ class ConsumerGone(Exception):
     """The consumer no longer exists; make it again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
-    """One message in hand."""
+    """One message in hand; each delivery is itself alone."""
 
     message: Msg
     subject: str

@@ -17,7 +17,7 @@ from events import blobs as claims
 from events import catalog, envelope, facts, names
 from events.blobs import Blobs
 from events.bus import Bus
-from events.failure import CommandFailed, Failure, StreamFull
+from events.failure import CommandFailed, Failure, StreamFull, WorkerBroken
 from events.pull import ConsumerGone, Delivery, Puller
 from events.runlog import again_when_unavailable
 from events.streams import ATTEMPTS, DEAD, RESULTS
@@ -72,6 +72,7 @@ class QueueWorker:
         self._mean_cost = 1.0
         self._room = asyncio.Event()
         self._in_hand: dict[Delivery, asyncio.Task[None]] = {}
+        self._broken: asyncio.Future[None] | None = None
 
     @property
     def in_hand(self) -> int:
@@ -79,18 +80,22 @@ class QueueWorker:
         return len(self._in_hand)
 
     async def run(self) -> None:
-        """Work until cancelled; what is in hand then goes back to the queue."""
-        heartbeat = asyncio.create_task(self._keep_alive())
+        """Work until cancelled; what is in hand then goes back to the queue. Raises WorkerBroken."""
+        self._broken = asyncio.get_running_loop().create_future()
+        tasks = [asyncio.create_task(self._keep_alive()), asyncio.create_task(self._pull_for_ever())]
         try:
-            while True:
-                try:
-                    await self._pull_all()
-                except ConsumerGone:
-                    log.info("consumer.gone", consumer=self._queue.consumer)
+            done, _ = await asyncio.wait({*tasks, self._broken}, return_when=asyncio.FIRST_COMPLETED)
+            await done.pop()
         finally:
-            heartbeat.cancel()
-            for task in self._in_hand.values():
+            for task in [*tasks, *self._in_hand.values()]:
                 task.cancel()
+
+    async def _pull_for_ever(self) -> None:
+        while True:
+            try:
+                await self._pull_all()
+            except ConsumerGone:
+                log.info("consumer.gone", consumer=self._queue.consumer)
 
     async def _pull_all(self) -> None:
         puller = await self._open()
@@ -136,8 +141,11 @@ class QueueWorker:
         self._used -= cost
         self._room.set()
         del self._in_hand[delivery]
-        if not task.cancelled() and task.exception() is not None:
-            log.error("delivery.lost", subject=delivery.subject, exc_info=task.exception())
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        log.error("delivery.lost", subject=delivery.subject, exc_info=error)
+        if isinstance(error, WorkerBroken) and self._broken is not None and not self._broken.done():
+            self._broken.set_exception(error)
 
     async def _keep_alive(self) -> None:
         while True:

@@ -10,11 +10,11 @@ from rekindle.types.requests import SampleRequest
 from events import catalog, envelope, facts, names
 from events.blobs import Blobs
 from events.bus import Bus
-from events.failure import NotFound, UserError
+from events.failure import NotFound, UserError, WorkerBroken
 from events.streams import SAMPLE
 from events.worker import Answer, Queue, QueueWorker
 from services.sample.commands import SampleCommand, sequence_ids
-from services.sample.engine import AdapterRef, Engine, SampleResult, SampleTask, StopRule
+from services.sample.engine import AdapterRef, Engine, EngineError, SampleResult, SampleTask, StopRule
 
 
 def task_of(command: SampleCommand) -> SampleTask:
@@ -80,13 +80,18 @@ class SampleWorker:
         return prompt + request.num_samples * min(request.sampling_params.max_tokens or room, room)
 
     async def handle(self, event: CloudEvent, data: bytes) -> Answer:
-        """Run one command. Raises UserError when it does not fit the model or its weights are gone."""
+        """Run one command.
+
+        Raises UserError when it does not fit the model or its weights are gone, WorkerBroken with the engine.
+        """
         command = SampleCommand.model_validate_json(data)
         try:
             adapter = await self._adapter(command)
             result = await self._engine.sample(task_of(command), adapter)
         except (InvalidField, NotFound) as error:
             raise UserError(str(error)) from error
+        except EngineError as error:
+            raise WorkerBroken(str(error)) from error
         return Answer(encode(result, command.request), envelope.PROTOBUF, [_fact(command, result)])
 
     async def _adapter(self, command: SampleCommand) -> AdapterRef | None:
