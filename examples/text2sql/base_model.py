@@ -53,7 +53,7 @@ class Recipe:
     head_dim: int = 32
     feed_forward: int = 288
     context: int = 512
-    steps: int = 600
+    steps: int = 550
     batch: int = 64
     learning_rate: float = 1e-2
     matrix_learning_rate: float = 3e-2
@@ -139,8 +139,9 @@ def train_model(recipe: Recipe, corpus: list[Pair], tokenizer: PreTrainedTokeniz
             model.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-            for stepper in (*optimizers, *schedulers):
-                stepper.step()
+            for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+                optimizer.step()
+                scheduler.step()
             progress.update(bar, advance=1, description=f"base model, loss {loss.item():.3f}")
     model.eval()
     return model

@@ -23,7 +23,7 @@ class Options:
 
     seed: int = 0
     """Decides data, base model, LoRA and sampling: another seed is another replication."""
-    steps: int = 60
+    steps: int = 50
     rewards: Literal["true", "shuffled"] = "true"
     """`shuffled` permutes the rewards over the whole batch: the control in which nothing can be learned."""
     base_url: str | None = None

@@ -36,7 +36,7 @@ HELD_OUT_SIZE = 256
 HELD_OUT_SCHEMA_SIZE = 128
 
 # The corpus speaks mostly dialects that SQLite does not run: what RL has to find out.
-DIALECT_SHARES: dict[Dialect, float] = {"sqlite": 0.25, "tsql": 0.375, "oracle": 0.375}
+DIALECT_SHARES: dict[Dialect, float] = {"sqlite": 0.16, "tsql": 0.42, "oracle": 0.42}
 
 
 @dataclass(frozen=True)

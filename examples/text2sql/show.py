@@ -36,25 +36,21 @@ class EventFeed:
         self._url = f"{base_url}/api/v1/events"
         self._headers = {"X-API-Key": api_key}
         self._loop = asyncio.new_event_loop()
-        self._reading: asyncio.Task[None] | None = None
+        self._reading = self._loop.create_task(self._read())
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Close the connection and wait for the thread."""
-        self._loop.call_soon_threadsafe(self._cancel)
+        """Close the connection, if it is still open, and wait for the thread; to be called once after `start`."""
+        self._loop.call_soon_threadsafe(self._reading.cancel)
         self._thread.join()
-
-    def _cancel(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
+        self._loop.close()
 
     def _run(self) -> None:
-        self._reading = self._loop.create_task(self._read())
+        # Unlike awaiting the task itself, this does not raise when it is cancelled.
         self._loop.run_until_complete(asyncio.wait([self._reading]))
-        self._loop.close()
 
     async def _read(self) -> None:
         timeout = httpx.Timeout(CONNECT_SECONDS, read=None)
