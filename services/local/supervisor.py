@@ -54,6 +54,9 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     held = socket.socket(family, socket.SOCK_STREAM)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Accepted connections inherit it; the gateway's event loop takes an inherited socket for a Unix one and
+    # does not set it, and then small answers wait 40 ms for the client's delayed acknowledgement.
+    held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     held.bind((host, port))
     held.listen(4096)
     held.set_inheritable(True)
