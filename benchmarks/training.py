@@ -1,6 +1,6 @@
 """`forward_backward` beside a plain transformers + PEFT loop over the same data: tokens per second.
 
-    python -m benchmarks.training
+    task bench -- training
 
 Both train the same LoRA adapter of rank 16 on all linear layers of the same random model, with the same loss,
 in float32 (bfloat16 base on a GPU). The plain loop is what one would write: padded batches of `PLAIN_BATCH` with an
@@ -95,7 +95,7 @@ def main() -> None:
         f"{torch.get_num_threads()} threads; the plain loop pads batches of {PLAIN_BATCH}. "
         f"Medians of {ROUNDS} alternating rounds. An optim_step of the small model takes {step_ms():.2g} ms."
     )
-    record("training", columns, rows, command="python -m benchmarks.training", note=note)
+    record("training", columns, rows, command="task bench -- training", note=note)
 
 
 def random_data(lengths: list[int], size: Size) -> list[Datum]:
