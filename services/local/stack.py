@@ -112,6 +112,8 @@ def _environment(options: StackOptions) -> dict[str, str]:
         "REKINDLE_BLOBS": str(options.data_dir / "blobs"),
         "REKINDLE_EXTERNAL_URLS_SECRET": _secret(options.data_dir),
         "REKINDLE_GRACE_SECONDS": str(GRACE_SECONDS),
+        # Several processes share the cores: threads that spin while they wait would take them from each other.
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }

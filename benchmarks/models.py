@@ -1,0 +1,28 @@
+"""Models to measure with: real architectures, random weights (speed does not depend on them)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+DEMO: Mapping[str, int] = {
+    "hidden_size": 96,
+    "intermediate_size": 288,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 24,
+    "vocab_size": 768,
+}
+"""The demo's: 0.4 M parameters."""
+
+
+def make_model(folder: Path, shape: Mapping[str, int]) -> Path:
+    """Write a Qwen3 of that shape, without a tokenizer; returns the folder."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        **shape, tie_word_embeddings=True, max_position_embeddings=512, eos_token_id=1, pad_token_id=0
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    return folder
