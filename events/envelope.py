@@ -14,7 +14,7 @@ from cloudevents.core.bindings.common import decode_header_value, encode_header_
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
-from events import names
+from events import names, trace
 
 JSON = "application/json"
 PROTOBUF = "application/x-protobuf"
@@ -42,6 +42,8 @@ def make_event(
         "datacontenttype": content_type,
         **extensions,
     }
+    if (traceparent := trace.current()) is not None:
+        attributes["traceparent"] = traceparent
     return CloudEvent(attributes, data)
 
 

@@ -10,8 +10,8 @@ class TrainSettings(EdgeSettings):
     """What clients call the model."""
     base_source: str
     """Folder or hub id of its weights."""
-    token_budget: int = 8192
-    """Tokens of one pass: bounds the memory for activations."""
+    token_budget: int | None = None
+    """Tokens of one pass: bounds the memory for activations. None = what suits the device."""
     max_runs: int = 64
     """Runs kept in memory; an idle one beyond that is dropped and replayed from its log when it is needed."""
     threads: int | None = None
