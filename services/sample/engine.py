@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 from rekindle.types.errors import InvalidField
 from rekindle.types.results import AltTokens, SampledSequence, TopK
 

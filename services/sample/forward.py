@@ -11,11 +11,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from services.model.attention import Attend
 from services.model.base import BaseModel
 from services.model.lora import Adapter, Group, Groups
 from services.sample.attend import PassAttend
 from services.sample.cache import SlotCache
+from services.sample.decoder import Decoder
 from services.sample.jobs import Chunk
+
+
+class Model:
+    """A base model with the faster way through its layers, where it has one."""
+
+    def __init__(self, base: BaseModel) -> None:
+        self.base = base
+        self._decoder = Decoder.of(base)
+
+    def hidden(self, tokens_T: Tensor, position_T: Tensor, attend: Attend, groups: Groups) -> Tensor:
+        """As `BaseModel.hidden`."""
+        row = (tokens_T, position_T, attend, groups)
+        hidden_T_E = None if self._decoder is None else self._decoder.hidden(*row)
+        return self.base.hidden(*row) if hidden_T_E is None else hidden_T_E
 
 
 def row_groups(adapters: Sequence[Adapter | None], device: torch.device) -> Groups:
@@ -29,7 +45,7 @@ def row_groups(adapters: Sequence[Adapter | None], device: torch.device) -> Grou
 
 
 def forward(
-    base: BaseModel,
+    model: Model,
     cache: SlotCache,
     rows: slice,
     token_N: NDArray[np.int64],
@@ -42,13 +58,14 @@ def forward(
     token_N: the last token of each row; length_N: the tokens before it, all in `cache`; groups: of the rows.
     Chunks leave their keys, their scores and, where a prompt ends, its logits with their jobs.
     """
+    base = model.base
     whole = [chunk for chunk in chunks if chunk.whole]
     parts = [chunk for chunk in chunks if not chunk.whole]
     chunks = whole + parts
     tokens = [token_N, *(chunk.job.prompt[chunk.start : chunk.stop] for chunk in chunks)]
     positions = [length_N, *(np.arange(chunk.start, chunk.stop) for chunk in chunks)]
     attend = PassAttend(cache, rows, length_N, whole, parts)
-    hidden_T_E = base.hidden(
+    hidden_T_E = model.hidden(
         torch.from_numpy(np.concatenate(tokens)).to(base.device),
         torch.from_numpy(np.concatenate(positions)).to(base.device),
         attend,
@@ -85,4 +102,6 @@ def _extend(groups: Groups, rows: int, spans: Iterable[tuple[Adapter | None, int
         extended.append(Group(adapter, slice(start, stop)))
         start = stop
     adapters = {group.adapter for group in extended}
-    return [Group(adapters.pop())] if len(adapters) == 1 else extended
+    if len(adapters) == 1:
+        return [Group(adapters.pop())]
+    return groups if len(extended) == len(groups) else extended

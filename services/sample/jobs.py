@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from rekindle.types.results import SampledSequence, StopReason, TopK
 from torch import Tensor
 
+from rekindle.types.results import SampledSequence, StopReason, TopK
 from services.model.lora import Adapter
 from services.sample.engine import SampleResult, SampleTask
 from services.sample.scoring import PromptScores

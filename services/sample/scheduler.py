@@ -15,7 +15,7 @@ from services.model.base import BaseModel
 from services.model.lora import Groups
 from services.sample.batch import Batch
 from services.sample.cache import KvShape, SlotCache
-from services.sample.forward import forward, row_groups
+from services.sample.forward import Model, forward, row_groups
 from services.sample.jobs import Chunk, Job
 
 
@@ -26,6 +26,7 @@ class Scheduler:
         self, base: BaseModel, *, max_tokens_in_flight: int, prefill_tokens: int, deterministic: bool
     ) -> None:
         self._base = base
+        self._model = Model(base)
         self._budget = max_tokens_in_flight
         self._prefill_tokens = prefill_tokens
         self._deterministic = deterministic
@@ -126,6 +127,6 @@ class Scheduler:
 
     def _pass(self, rows: slice, groups: Groups, chunks: list[Chunk]) -> Tensor:
         token_N, length_N = self._batch.column("token")[rows], self._batch.column("length")[rows]
-        logits_N_V = forward(self._base, self._cache, rows, token_N, length_N, groups, chunks)
+        logits_N_V = forward(self._model, self._cache, rows, token_N, length_N, groups, chunks)
         length_N += 1
         return logits_N_V

@@ -8,9 +8,9 @@ Axes: P prompt tokens, R rows of a chunk, K entries per position, E hidden, V vo
 
 import numpy as np
 import torch
-from rekindle.types.results import AltTokens, SampledSequence, TopK
 from torch import Tensor
 
+from rekindle.types.results import AltTokens, SampledSequence, TopK
 from services.model.base import BaseModel
 from services.model.head import CHUNK_LOGITS
 from services.model.lora import Groups

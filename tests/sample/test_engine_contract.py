@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from rekindle.types.errors import InvalidField
 from rekindle.types.results import SampledSequence
-
 from services.sample.engine import AdapterRef, Engine, SampleTask, StopRule
 from tests.sample.conftest import Reference
 

@@ -135,7 +135,7 @@ async def test_a_failing_model_fails_all_who_wait_and_all_who_come(tiny_model_di
     def fail(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    base.layers["model.layers.1.mlp.up_proj"].register_forward_pre_hook(fail)
+    base.model.get_input_embeddings().register_forward_pre_hook(fail)
     outcomes = await asyncio.gather(*(engine.sample(task(i), None) for i in range(3)), return_exceptions=True)
     assert all(isinstance(o, EngineError) and "out of memory" in str(o) for o in outcomes)
     with pytest.raises(EngineError):
