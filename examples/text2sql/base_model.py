@@ -23,6 +23,7 @@ from pathlib import Path
 import tokenizers
 import torch
 import transformers
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
@@ -87,6 +88,7 @@ def make_base_model(recipe: Recipe, databases: dict[str, Path], cache: Path) -> 
     tokenizer = train_tokenizer(corpus, recipe.vocabulary)
     model = train_model(recipe, corpus, tokenizer)
     unfinished = cache / f".{folder.name}-{os.getpid()}"
+    transformers.utils.logging.disable_progress_bar()  # writing a megabyte needs none
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     seconds = time.perf_counter() - started
@@ -132,7 +134,7 @@ def train_model(recipe: Recipe, corpus: list[Pair], tokenizer: PreTrainedTokeniz
     optimizers = make_optimizers(model, recipe)
     schedulers = [LambdaLR(optimizer, lambda step: _schedule(recipe, step)) for optimizer in optimizers]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("base model", total=recipe.steps)
         for tokens_BT, labels_BT in batches(recipe, encode(corpus, tokenizer), pad=tokenizer.pad_token_id):
             loss = sql_loss(model, tokens_BT, labels_BT)

@@ -4,18 +4,36 @@ Works on any sampling client of the API; all questions are in flight at once. Kn
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import tinker
 
 from examples.text2sql.judge import Verdict, judge
 from examples.text2sql.prompts import MAX_SQL_TOKENS, prompt_tokens, sql_of
-from examples.text2sql.questions import Task
+from examples.text2sql.questions import Task, Tasks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 GREEDY = 0.0
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Greedy execution match on held-out questions and, where there is one, on the held-out schema."""
+
+    held_out: float
+    unseen: float | None
+
+
+def evaluate(sampler: tinker.SamplingClient, tokenizer: "PreTrainedTokenizerBase", tasks: Tasks) -> Matches:
+    """Both matches of one set of weights."""
+    unseen = tasks.held_out_schema
+    return Matches(
+        execution_match(sampler, tokenizer, tasks.held_out),
+        execution_match(sampler, tokenizer, unseen) if unseen else None,
+    )
 
 
 def execution_match(
@@ -26,14 +44,16 @@ def execution_match(
     seed: int = 0,
 ) -> float:
     """Fraction of `tasks` answered right, one answer each; greedy unless a temperature is given."""
-    params = tinker.SamplingParams(max_tokens=MAX_SQL_TOKENS, temperature=temperature, seed=seed)
     futures = [
         sampler.sample(
             prompt=tinker.ModelInput.from_ints(prompt_tokens(tokenizer, task.schema, task.question)),
             num_samples=1,
-            sampling_params=params,
+            # A seed each: under a common one all questions would draw alike.
+            sampling_params=tinker.SamplingParams(
+                max_tokens=MAX_SQL_TOKENS, temperature=temperature, seed=seed + index
+            ),
         )
-        for task in tasks
+        for index, task in enumerate(tasks)
     ]
     answers = [sql_of(tokenizer, future.result().sequences[0].tokens) for future in futures]
     right = [

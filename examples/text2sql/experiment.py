@@ -1,7 +1,7 @@
 """The command line, and what a run needs before its first step: questions, databases and a base model.
 
 Without `--questions` the demo's own data is made from the seed; without `--base-model` so is the base model,
-served under the name `text2sql`.
+served under the name `text2sql`. A server at `--base-url` must serve the model already.
 """
 
 import argparse
@@ -43,7 +43,9 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--steps", type=int, default=defaults.steps)
     parser.add_argument("--rewards", choices=("true", "shuffled"), default=defaults.rewards)
-    parser.add_argument("--base-url", help="a running server; without it one is started")
+    parser.add_argument(
+        "--base-url", help="a running server that serves the base model; without it one is started"
+    )
     parser.add_argument("--base-model", help="name, directory or hub id; without it a small one is made")
     parser.add_argument("--out", type=Path, default=defaults.out)
     parser.add_argument("--questions", type=Path, help="JSONL rows with question and sql")
@@ -74,8 +76,9 @@ def prepare(options: Options) -> Experiment:
         tasks = read_tasks(options.questions, options.database)
     else:
         tasks = make_tasks(databases, options.seed)
-    if options.base_model is not None:
-        return Experiment(tasks, options.base_model, options.base_model, 0.0)
+    if options.base_url is not None or options.base_model is not None:
+        name = options.base_model or DEMO_MODEL
+        return Experiment(tasks, name, name, 0.0)
     # torch is needed only to make a model.
     from examples.text2sql.base_model import Recipe, make_base_model
 

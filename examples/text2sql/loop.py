@@ -16,7 +16,7 @@ import numpy as np
 import tinker
 
 from examples.text2sql.adapter import download_adapter
-from examples.text2sql.evaluate import execution_match
+from examples.text2sql.evaluate import Matches, evaluate, execution_match
 from examples.text2sql.experiment import Options, prepare, read_options
 from examples.text2sql.judge import Verdict, judge
 from examples.text2sql.prompts import MAX_SQL_TOKENS, prompt_tokens, sql_of
@@ -126,22 +126,6 @@ def learn(training: tinker.TrainingClient, batch: list[tinker.Datum]) -> tinker.
     return sampler.result()
 
 
-@dataclass(frozen=True)
-class Matches:
-    """Greedy execution match on held-out questions and, where there is one, on the held-out schema."""
-
-    held_out: float
-    unseen: float | None
-
-
-def evaluate(sampler: tinker.SamplingClient, tokenizer: "PreTrainedTokenizerBase", tasks: Tasks) -> Matches:
-    unseen = tasks.held_out_schema
-    return Matches(
-        execution_match(sampler, tokenizer, tasks.held_out),
-        execution_match(sampler, tokenizer, unseen) if unseen else None,
-    )
-
-
 def train(
     options: Options, tasks: Tasks, training: tinker.TrainingClient, record: Record, show: Show, stack: Stack
 ) -> tuple[Matches, Matches]:
@@ -162,6 +146,7 @@ def train(
         heldout = execution_match(sampler, tokenizer, tasks.held_out) if step % EVALUATE_EVERY == 0 else None
         show.step(record.step(reward, match, heldout, sum(len(rollout.completion) for rollout in rollouts)))
         stack.measure()
+    record.stop()
     return before, evaluate(sampler, tokenizer, tasks)
 
 
@@ -177,7 +162,6 @@ def run(options: Options) -> dict[str, Any]:
             experiment.base_model, rank=RANK, seed=options.seed, train_unembed=False
         ).result()
         before, after = train(options, experiment.tasks, training, record, show, stack)
-        seconds = {"base": experiment.base_seconds, "rl": record.seconds}
         download_adapter(
             training, tinker.RestClient(base_url=stack.url, api_key=API_KEY), options.out / "adapter"
         )
@@ -188,7 +172,7 @@ def run(options: Options) -> dict[str, Any]:
         "before": before.held_out,
         "after": after.held_out,
         "heldout_schema": {"before": before.unseen, "after": after.unseen},
-        "seconds": seconds,
+        "seconds": {"base": experiment.base_seconds, "rl": record.seconds},
         "peak_rss_bytes": stack.peak_rss_bytes,
         "tokens_per_second": record.tokens_per_second,
     }

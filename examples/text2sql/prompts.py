@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MAX_SQL_TOKENS = 96
+MAX_SQL_TOKENS = 128
 INSTRUCTION = "Answer with one SQLite query and nothing else."
 
 _FENCE = re.compile(r"```(?:sql|sqlite)?\s*(.*?)```", re.DOTALL | re.IGNORECASE)

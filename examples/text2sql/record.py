@@ -21,6 +21,7 @@ class Record:
     folder: Path
     history: list[Metrics] = field(default_factory=list)
     started: float = 0.0
+    ended: float | None = None
     tokens: int = 0
     """Completion tokens sampled for RL so far."""
 
@@ -51,13 +52,17 @@ class Record:
 
     @property
     def seconds(self) -> float:
-        """Since the first step began."""
-        return time.perf_counter() - self.started
+        """From the start of the first step to the end of the last, or to now."""
+        return (self.ended or time.perf_counter()) - self.started
 
     @property
     def tokens_per_second(self) -> float:
         """Completion tokens per second of the whole loop: sampling, judging, training and evaluation."""
         return self.tokens / self.seconds
+
+    def stop(self) -> None:
+        """The last step is done: stop the clock."""
+        self.ended = time.perf_counter()
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result and the curve."""

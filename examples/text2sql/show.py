@@ -30,9 +30,9 @@ class EventFeed:
     """The last events of `GET /api/v1/events` (server-sent, one CloudEvent a `data:` line), read in a thread."""
 
     def __init__(self, base_url: str, api_key: str) -> None:
-        self.lines: deque[str] = deque(maxlen=SHOWN_EVENTS)
         self.total = 0
         self.note = ""
+        self._latest: deque[tuple[str, int]] = deque(maxlen=SHOWN_EVENTS)
         self._url = f"{base_url}/api/v1/events"
         self._headers = {"X-API-Key": api_key}
         self._loop = asyncio.new_event_loop()
@@ -72,8 +72,17 @@ class EventFeed:
     def _take(self, data: str) -> None:
         event: dict[str, Any] = json.loads(data)
         kind = str(event.get("type", "?")).removeprefix(EVENT_PREFIX)
+        line = f"{kind:<20} {event.get('source', '')}  {event.get('subject', '')}"
         self.total += 1
-        self.lines.append(f"{kind:<22} {event.get('subject', '')}  ({event.get('source', '')})")
+        # A batch of samples is one line with a count, or it would push everything else off the screen.
+        repeated = bool(self._latest) and self._latest[-1][0] == line
+        count = self._latest.pop()[1] if repeated else 0
+        self._latest.append((line, count + 1))
+
+    @property
+    def lines(self) -> list[str]:
+        """The latest events, oldest first."""
+        return [f"{line}  × {count}" if count > 1 else line for line, count in list(self._latest)]
 
 
 class Show:
@@ -103,7 +112,7 @@ class Show:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, highlight=False)
+        self.console.print(Text(text), soft_wrap=True)
 
     def step(self, metrics: Metrics) -> None:
         """Show the metrics of one step, and without a terminal the latest event too."""

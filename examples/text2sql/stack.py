@@ -78,14 +78,16 @@ def _await_ready(process: subprocess.Popen[str], log: Path) -> str:
                 return line.removeprefix("ready ").strip()
     finally:
         watchdog.cancel()
+    process.stdout.close()
     tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
     raise StackError(f"`{' '.join(map(str, process.args))}` ended before it was ready:\n{tail}")  # type: ignore[arg-type]
 
 
 def _drain(stdout: IO[str]) -> None:
-    """Read on, so that a full pipe never blocks the stack."""
-    for _ in stdout:
-        pass
+    """Read on to the end, so that a full pipe never blocks the stack."""
+    with stdout:
+        for _ in stdout:
+            pass
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

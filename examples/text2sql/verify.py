@@ -63,11 +63,15 @@ def main() -> int:
     """Compare the run in `--out` with what its adapter does here."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, default=Options().out)
+    parser.add_argument(
+        "--base-model", type=Path, help="folder of the base model, where it is not the demo's"
+    )
     parser.add_argument("--cache", type=Path, default=CACHE)
     given = parser.parse_args()
     result = json.loads((given.out / "result.json").read_text(encoding="utf-8"))
-    experiment = prepare(replace(Options(), seed=result["seed"], cache=given.cache))
-    base = Path(experiment.served.partition("=")[2])
+    own = None if given.base_model is None else str(given.base_model)
+    experiment = prepare(replace(Options(), seed=result["seed"], cache=given.cache, base_model=own))
+    base = given.base_model or Path(experiment.served.partition("=")[2])
     match = adapter_match(base, given.out / "adapter", experiment.tasks.held_out)
     print(f"held-out match: {result['after']:.4f} through the API, {match:.4f} with transformers and PEFT")
     return 0 if abs(match - result["after"]) <= TOLERANCE else 1

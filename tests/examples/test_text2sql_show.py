@@ -15,6 +15,7 @@ from examples.text2sql.show import EventFeed, Show, show_result
 
 EVENTS = [
     {"type": "dev.rekindle.sample.completed", "subject": "run-1", "source": "/rekindle/local/sample"},
+    {"type": "dev.rekindle.sample.completed", "subject": "run-1", "source": "/rekindle/local/sample"},
     {"type": "dev.rekindle.step.applied", "subject": "run-1", "source": "/rekindle/local/train"},
 ]
 DEADLINE = 10.0
@@ -49,7 +50,7 @@ def server(status: int, hold: threading.Event) -> Iterator[str]:
         running.server_close()
 
 
-def test_the_feed_shows_events_as_they_pass_and_stops_while_the_stream_is_open(
+def test_the_feed_shows_events_as_they_pass_counts_repeats_and_stops_while_the_stream_is_open(
     monkeypatch: pytest.MonkeyPatch,
 ):
     arrived = threading.Event()
@@ -67,8 +68,8 @@ def test_the_feed_shows_events_as_they_pass_and_stops_while_the_stream_is_open(
         assert arrived.wait(DEADLINE)
         feed.stop()
     assert [line.split() for line in feed.lines] == [
-        ["sample.completed", "run-1", "(/rekindle/local/sample)"],
-        ["step.applied", "run-1", "(/rekindle/local/train)"],
+        ["sample.completed", "/rekindle/local/sample", "run-1", "×", "2"],
+        ["step.applied", "/rekindle/local/train", "run-1"],
     ]
     assert feed.note == ""
 
@@ -102,6 +103,13 @@ def test_a_record_leaves_metrics_result_and_curve(tmp_path: Path):
     assert record.tokens == 1500 and record.tokens_per_second > 0
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "result.json").read_text()) == {"seed": 0, "rewards": "true"}
+
+
+def test_ids_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]):
+    text = "session:train:0 [bold] of a name that is longer than a line " + "x" * 80
+    with Show("http://127.0.0.1:1", "tml-local", steps=1) as show:
+        show.say(text)
+    assert text in capsys.readouterr().out
 
 
 def test_the_table_shows_base_and_after_in_percent_and_a_dash_for_what_was_not_asked():
