@@ -19,7 +19,7 @@ import pytest
 import tinker
 
 from tests.conftest import require
-from tests.stack import Stack
+from tests.stack import Stack, sdk_client
 
 PYTHON = Path(f"{sys.prefix}-cookbook") / "bin" / "python"
 API_KEY = "tml-local"
@@ -55,9 +55,8 @@ def cookbook() -> Path:
 
 @pytest.fixture
 def service(stack: Stack) -> Iterator[tinker.ServiceClient]:
-    client = tinker.ServiceClient(base_url=stack.url, api_key=API_KEY)
-    yield client
-    client.close("success").result(30)
+    with sdk_client(stack) as client:
+        yield client
 
 
 def run_recipe(stack: Stack, recipe: str, log_path: Path, **options: object) -> Finished:
