@@ -1,6 +1,6 @@
 """How fast the torch engine samples, beside `transformers.generate` on the same weights in the same run.
 
-    python -m benchmarks.sampling
+    task bench -- sampling
 
 Equal lengths: all prompts are there at once and every answer has 64 tokens, the best case of `generate`.
 Staggered: requests arrive one by one and want 8 to 64 tokens; `generate` takes those that wait, at most 64, as
@@ -11,32 +11,26 @@ speed does not depend on them. Medians of alternating rounds.
 import asyncio
 import random
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM
 
-from benchmarks.record import record
+from benchmarks.models import DEMO, make_model
+from benchmarks.record import Cell, record
 from services.model.base import load_base
 from services.sample.engine import SampleTask, StopRule
 from services.sample.torch_engine import TorchEngine
 
 THREADS = 2
 LONGEST = 64
-DEMO = {
-    "hidden_size": 96,
-    "intermediate_size": 288,
-    "num_hidden_layers": 3,
-    "head_dim": 24,
-    "vocab_size": 768,
-}
-LARGER = {
+ROUNDS = 3
+LARGER: Mapping[str, int] = {
     "hidden_size": 512,
     "intermediate_size": 1536,
     "num_hidden_layers": 6,
@@ -113,16 +107,16 @@ def generate(model: Any, batch: Sequence[Request]) -> None:
     )
 
 
-async def measure(source: str, scenarios: dict[str, list[Request]], rounds: int) -> list[list[str | float]]:
+async def measure(source: str, scenarios: Mapping[str, Sequence[Request]]) -> list[list[Cell]]:
     """One row for each scenario: tokens per second of both, and their ratio."""
     reference = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     reference.generation_config.eos_token_id = None
     engine = TorchEngine(load_base(source), source, threads=THREADS)
-    rows: list[list[str | float]] = []
+    rows: list[list[Cell]] = []
     for name, requests in scenarios.items():
         wanted = sum(request.tokens for request in requests)
         speeds: tuple[list[float], list[float]] = ([], [])
-        for _ in range(rounds + 1):
+        for _ in range(ROUNDS + 1):
             begin = time.perf_counter()
             await run_engine(engine, requests)
             middle = time.perf_counter()
@@ -135,33 +129,27 @@ async def measure(source: str, scenarios: dict[str, list[Request]], rounds: int)
     return rows
 
 
-def make_model(folder: Path, shape: dict[str, int]) -> str:
-    """Write a Qwen3 of this shape with random weights."""
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        **{"num_attention_heads": 4, "num_key_value_heads": 2, **shape},
-        tie_word_embeddings=True,
-        max_position_embeddings=512,
-    )
-    Qwen3ForCausalLM(config).float().save_pretrained(folder)
-    return str(folder)
-
-
 def main() -> None:
     """Measure, print and record the table."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     torch.set_num_threads(THREADS)
-    columns = ["model", "sequences", "torch engine, tokens/s", "transformers.generate, tokens/s", "ratio"]
-    rows: list[list[str | float]] = []
-    for label, shape, interval in (("demo, 0.4 M", DEMO, 0.001), ("larger, 23 M", LARGER, 0.005)):
-        scenarios = {f"{n}, equal lengths": equal(n) for n in (1, 8, 64)}
-        scenarios["256, staggered"] = staggered(256, interval)
+    columns = ["model", "requests", "torch engine (tokens/s)", "transformers.generate (tokens/s)", "ratio"]
+    rows: list[list[Cell]] = []
+    for label, shape, stagger in (
+        ("hidden 96, 3 layers", DEMO, staggered(256, 0.001)),
+        ("hidden 512, 6 layers", LARGER, staggered(64, 0.02)),
+    ):
+        scenarios = {f"{count}, equal": equal(count) for count in (1, 8, 64)}
+        scenarios[f"{len(stagger)}, staggered"] = stagger
         with tempfile.TemporaryDirectory() as folder:
-            measured = asyncio.run(measure(make_model(Path(folder), shape), scenarios, rounds))
-        rows += [[label, *row] for row in measured]
-    for row in (columns, *rows):
-        print(" | ".join(str(cell) for cell in row))
-    record("sampling", columns, rows, command="python -m benchmarks.sampling")
+            for row in asyncio.run(measure(str(make_model(Path(folder), shape)), scenarios)):
+                rows.append([label, *row])
+                print(rows[-1])
+    note = (
+        f"Float32, {THREADS} threads, temperature 1. Equal: 16 prompt tokens, {LONGEST} sampled; staggered: 8 to 32 "
+        f"prompt tokens, 8 to {LONGEST} sampled, requests arrive one by one and `generate` takes those that "
+        f"wait as one padded batch. Medians of {ROUNDS} alternating rounds."
+    )
+    record("sampling", columns, rows, command="task bench -- sampling", note=note)
 
 
 if __name__ == "__main__":

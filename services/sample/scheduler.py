@@ -35,6 +35,8 @@ class Scheduler:
         self._waiting: deque[Job] = deque()
         self._admitted: list[Job] = []
         """In prefill, ready or decoding, in order of arrival."""
+        self._starting: list[Job] = []
+        """Those of them whose samples have not all started."""
 
     @property
     def jobs(self) -> list[Job]:
@@ -56,6 +58,8 @@ class Scheduler:
         if job in self._admitted:
             self._admitted.remove(job)
             self._batch.drop(job)
+        if job in self._starting:
+            self._starting.remove(job)
 
     def step(self) -> list[Job]:
         """Advance every decoding sequence by one token; return the jobs that this finishes."""
@@ -67,6 +71,7 @@ class Scheduler:
             logits.append(job.logits_V.expand(count, -1))
             if job.started == job.task.num_samples:
                 job.kv = job.logits_V = None
+                self._starting.remove(job)
         if not len(self._batch):
             return []
         finished = self._batch.advance(torch.cat(logits) if len(logits) > 1 else logits[0])
@@ -85,16 +90,17 @@ class Scheduler:
             rows, length = rows + job.task.num_samples, max(length, job.length)
             if self._admitted and rows * length > self._budget:
                 return
-            self._admitted.append(self._waiting.popleft())
+            self._admitted.append(job)
+            self._starting.append(self._waiting.popleft())
 
     def _startable(self) -> list[tuple[Job, int]]:
         """Prefilled jobs and how many samples of each can start now: all, unless a job alone is too large."""
         starts: list[tuple[Job, int]] = []
         rows = len(self._batch)
-        for job in self._admitted:
-            count = job.task.num_samples - job.started
-            if count and job.logits_V is not None:
-                count = min(count, max(self._budget // job.length - rows, 0 if rows else 1))
+        for job in self._starting:
+            if job.logits_V is not None:
+                room = max(self._budget // job.length - rows, 0 if rows else 1)
+                count = min(job.task.num_samples - job.started, room)
                 rows += count
                 if count:
                     starts.append((job, count))
@@ -104,9 +110,11 @@ class Scheduler:
         """The prompt tokens of the next pass, oldest job first."""
         chunks: list[Chunk] = []
         left = self._prefill_tokens
-        for job in self._admitted:
+        for job in self._starting:
             start, length = job.prefilled, len(job.prompt)
-            if start < length and left > 0:
+            if left <= 0:
+                break
+            if start < length:
                 stop = min(length, start + left)
                 chunks.append(Chunk(job, start, stop))
                 left = self._prefill_tokens if self._deterministic else left - (stop - start)
