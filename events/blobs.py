@@ -91,11 +91,15 @@ class FolderBlobs:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self._aside)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except OSError:
+            Path(name).unlink(missing_ok=True)  # a full disk must not fill further
+            raise
         _flush_folder(path.parent)
 
     def _put_folder(self, key: str, folder: Path) -> int:
@@ -115,7 +119,9 @@ class FolderBlobs:
 
     def _delete(self, path: Path) -> None:
         if path.is_dir():
-            shutil.rmtree(path)
+            aside = self.staging() / path.name  # gone at once for readers, whatever it takes to remove
+            path.rename(aside)
+            shutil.rmtree(aside.parent)
         else:
             path.unlink(missing_ok=True)
 

@@ -1,28 +1,32 @@
 """The connection to NATS JetStream: append, read back, pull, listen.
 
 Promises: `append` returns only when the stream has stored the message; a compare-and-set that loses raises
-`Conflict`; silence raises `BusUnavailable`, after which the write may or may not have happened. Knows nothing
-of runs, results or services.
+`Conflict`; silence raises `BusUnavailable`, after which the write may or may not have happened. A read sees
+every write that was acknowledged before it, on replicated streams too; silence is never read as "not there".
+Knows nothing of runs, results or services.
 """
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import nats
+import structlog
 from cloudevents.core.v1.event import CloudEvent
+from nats import errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import ConnectionClosedError, NoRespondersError
 from nats.js import JetStreamContext
-from nats.js.api import StreamConfig
-from nats.js.errors import APIError, BadRequestError, NotFoundError, ServiceUnavailableError
+from nats.js.api import ConsumerConfig, StreamConfig
+from nats.js.errors import APIError, BadRequestError, NoStreamResponseError, NotFoundError
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from events import envelope, streams
 from events.failure import BusUnavailable, Conflict, StreamFull
+
+log = structlog.get_logger(__name__)
 
 WRONG_LAST_SEQUENCE = 10071
 WRITE_IN_FLIGHT = 10164
@@ -30,6 +34,48 @@ FULL_CODES = frozenset({10077, 10047, 10023, 10054})
 STREAM_NAME_IN_USE = 10058
 LAST_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
 LAST_SEQUENCE_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+PAGE = 500
+"""Subjects read by one batched get; the server refuses more than 1,024."""
+PING_SECONDS = 10
+"""How often a silent connection is probed; two lost answers end it."""
+
+SILENCE = (
+    TimeoutError,
+    errors.NoRespondersError,
+    NoStreamResponseError,
+    errors.ConnectionClosedError,
+    errors.ConnectionDrainingError,
+    errors.ConnectionReconnectingError,
+    errors.StaleConnectionError,
+    errors.OutboundBufferLimitError,
+)
+"""The ways in which nats-py says that nobody answered."""
+
+again_when_unavailable = retry(
+    retry=retry_if_exception_type(BusUnavailable),
+    wait=wait_exponential_jitter(multiplier=0.05, max=2.0),
+    stop=stop_after_delay(30),
+    reraise=True,
+)
+"""Tries a function that can be repeated again while the bus is away, for 30 s."""
+
+until_available = retry(
+    retry=retry_if_exception_type(BusUnavailable), wait=wait_exponential_jitter(multiplier=0.05, max=2.0)
+)
+"""The same without an end, for work that nobody waits for in person."""
+
+
+@contextlib.contextmanager
+def answering(what: str) -> Iterator[None]:
+    """Whatever goes unanswered or is refused within raises BusUnavailable; NotFoundError passes."""
+    try:
+        yield
+    except SILENCE as error:
+        raise BusUnavailable(f"{what}: no answer") from error
+    except NotFoundError:
+        raise
+    except APIError as error:
+        raise BusUnavailable(f"{what}: {error.description}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +97,39 @@ class Bus:
         self.client = client
         self.js: JetStreamContext = client.jetstream(timeout=timeout)
         self._replicas = replicas
+        self._timeout = timeout
         self._known_runs: set[str] = set()
+        self._on_reconnect: set[Callable[[], None]] = set()
+        self.reconnects = 0
+        """How often the connection was lost and found again."""
 
     @classmethod
-    async def connect(cls, url: str, *, name: str, replicas: int = 1) -> "Bus":
+    async def connect(cls, url: str, *, name: str, replicas: int = 1, timeout: float = 5.0) -> "Bus":
         """Connect and keep reconnecting for ever; waits for the first connection."""
-        client = await nats.connect(
+        client = Client()
+        bus = cls(client, replicas=replicas, timeout=timeout)
+        await client.connect(
             url,
             name=name,
             max_reconnect_attempts=-1,
-            reconnect_time_wait=0.1,
+            reconnect_time_wait=0.1,  # type: ignore[arg-type]  # seconds, of any kind
             allow_reconnect=True,
+            ping_interval=PING_SECONDS,
             pending_size=64 * 1024 * 1024,
-            error_cb=_quiet,
+            error_cb=_note,
+            reconnected_cb=bus._reconnected,
         )
-        return cls(client, replicas=replicas)
+        return bus
+
+    async def _reconnected(self) -> None:
+        self.reconnects += 1
+        for listener in list(self._on_reconnect):
+            listener()
+
+    def on_reconnect(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` after every reconnection: what came meanwhile is lost. Returns what ends that."""
+        self._on_reconnect.add(listener)
+        return lambda: self._on_reconnect.discard(listener)
 
     async def close(self) -> None:
         if not self.client.is_closed:
@@ -84,12 +148,19 @@ class Bus:
             self._known_runs.add(base)
 
     async def ensure_stream(self, config: StreamConfig) -> None:
-        try:
-            await self.js.add_stream(config)
-        except BadRequestError as error:
-            if error.err_code != STREAM_NAME_IN_USE:
-                raise
-            await self.js.update_stream(config)
+        """Make a stream, or bring the one that stands to `config`. Raises BusUnavailable."""
+        with answering(f"stream {config.name}"):
+            try:
+                await self.js.add_stream(config)
+            except BadRequestError as error:
+                if error.err_code != STREAM_NAME_IN_USE:
+                    raise
+                await self.js.update_stream(config)
+
+    async def ensure_consumer(self, stream: str, config: ConsumerConfig) -> str:
+        """Make a consumer, or find the durable one of that name. Returns its name. Raises BusUnavailable."""
+        with answering(f"consumer of {stream}"):
+            return (await self.js.add_consumer(stream, config)).name
 
     # Writing
 
@@ -118,68 +189,111 @@ class Bus:
             ack = await self.js.publish(subject, data, headers=head)
         except APIError as error:
             raise _as_bus_error(error, subject) from error
-        except (TimeoutError, NoRespondersError, ConnectionClosedError) as error:
+        except SILENCE as error:
             raise BusUnavailable(f"{subject}: no acknowledgement") from error
         return ack.seq
 
     # Reading
 
     async def last(self, stream: str, subject: str) -> Stored | None:
-        """The newest entry on a subject."""
-        return await self._direct(stream, {"last_by_subj": subject})
+        """The newest entry on a subject. Raises BusUnavailable, as all reads do."""
+        return await self._read(stream, {"last_by_subj": subject})
 
     async def first(self, stream: str, subject: str) -> Stored | None:
         """The oldest entry on a subject; where the first write wins, this is the truth."""
-        return await self._direct(stream, {"seq": 1, "next_by_subj": subject})
+        return await self._read(stream, {"seq": 1, "next_by_subj": subject})
 
     async def at(self, stream: str, sequence: int) -> Stored | None:
         """The entry at a place in the stream."""
-        return await self._direct(stream, {"seq": sequence})
+        return await self._read(stream, {"seq": sequence})
+
+    async def _read(self, stream: str, request: dict[str, Any]) -> Stored | None:
+        # Any replica answers a direct get, one that lags too; only the leader knows all that was acknowledged.
+        return await (self._direct if self._replicas == 1 else self._ask_leader)(stream, request)
 
     async def _direct(self, stream: str, request: dict[str, Any]) -> Stored | None:
-        try:
-            reply = await self.client.request(
-                f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), 5.0
-            )
-        except NoRespondersError:
-            return None  # no such stream
-        except (TimeoutError, ConnectionClosedError) as error:
-            raise BusUnavailable(f"{stream}: no answer") from error
+        with answering(stream):
+            try:
+                reply = await self._request(f"DIRECT.GET.{stream}", request)
+            except errors.NoRespondersError:
+                if await self._exists(stream):
+                    raise
+                return None
         headers = reply.headers or {}
-        return None if headers.get("Status", "").startswith("404") else _stored(headers, reply.data)
+        status = headers.get("Status", "")
+        if status and not status.startswith("404"):
+            raise BusUnavailable(f"{stream}: {status} {headers.get('Description', '')}")
+        return None if status else _stored(headers, reply.data)
+
+    async def _ask_leader(self, stream: str, request: dict[str, Any]) -> Stored | None:
+        place = {"seq": request.get("seq"), "next": "next_by_subj" in request}
+        subject = request.get("last_by_subj") or request.get("next_by_subj")
+        with answering(stream):
+            try:
+                found = await self.js.get_msg(stream, subject=subject, **place)
+            except NotFoundError:
+                return None
+        assert found.subject and found.seq, "an entry has its place"
+        event = envelope.from_message(found.headers, found.data or b"")
+        return Stored(found.subject, found.seq, parse_time(str(found.time)), event)
+
+    async def _exists(self, stream: str) -> bool:
+        try:
+            await self.js.stream_info(stream)
+        except NotFoundError:
+            return False
+        return True
+
+    async def _request(self, what: str, request: dict[str, Any]) -> Msg:
+        return await self.client.request(f"$JS.API.{what}", json.dumps(request).encode(), self._timeout)
 
     async def last_of_each(self, stream: str, subject_filter: str) -> list[Stored]:
-        """The newest entry on every subject that matches, by one batched direct get."""
+        """The newest entry on every subject that matches."""
+        subjects = await self.subjects(stream, subject_filter)
+        pages = [subjects[start : start + PAGE] for start in range(0, len(subjects), PAGE)]
+        return [stored for page in pages for stored in await self._last_of(stream, page)]
+
+    async def _last_of(self, stream: str, subjects: list[str]) -> list[Stored]:
+        """The newest entries on up to `PAGE` subjects, by batched direct gets."""
+        found: dict[str, Stored] = {}
         inbox = self.client.new_inbox()
         subscription = await self.client.subscribe(inbox)
-        found: list[Stored] = []
         try:
-            request = json.dumps({"multi_last": [subject_filter], "batch": 100_000}).encode()
-            await self.client.publish(f"$JS.API.DIRECT.GET.{stream}", request, reply=inbox)
-            while True:
-                reply = await subscription.next_msg(timeout=10.0)
-                headers = reply.headers or {}
-                if headers.get("Status"):
-                    return found  # 204 ends the batch, 404 and 503 mean nothing there
-                found.append(_stored(headers, reply.data))
-        except TimeoutError as error:
-            raise BusUnavailable(f"{stream}: no answer") from error
+            with answering(stream):
+                while missing := [subject for subject in subjects if subject not in found]:
+                    request = json.dumps({"multi_last": missing, "batch": PAGE}).encode()
+                    await self.client.publish(f"$JS.API.DIRECT.GET.{stream}", request, reply=inbox)
+                    before = len(found)
+                    while not (status := _status(reply := await subscription.next_msg(self._timeout))):
+                        stored = _stored(reply.headers or {}, reply.data)
+                        found[stored.subject] = stored
+                    if status not in ("204", "404"):
+                        raise BusUnavailable(f"{stream}: {status}")
+                    if len(found) == before:
+                        break  # the others have been purged since
         finally:
             await subscription.unsubscribe()
+        return list(found.values())
 
     async def subjects(self, stream: str, subject_filter: str) -> list[str]:
-        """Names of the subjects that hold something."""
-        try:
-            info = await self.js.stream_info(stream, subjects_filter=subject_filter)
-        except NotFoundError:
-            return []
-        except (TimeoutError, ServiceUnavailableError) as error:
-            raise BusUnavailable(f"{stream}: no answer") from error
-        return list(info.state.subjects or {})
+        """Names of the subjects that hold something, in alphabetical order."""
+        found: list[str] = []
+        while True:
+            request = {"subjects_filter": subject_filter, "offset": len(found)}
+            with answering(stream):
+                reply = json.loads((await self._request(f"STREAM.INFO.{stream}", request)).data)
+            if "error" in reply:
+                if reply["error"]["code"] == 404:
+                    return []
+                raise BusUnavailable(f"{stream}: {reply['error'].get('description', '')}")
+            page = reply["state"].get("subjects") or {}
+            found += sorted(page)
+            if not page or len(found) >= reply.get("total", 0):
+                return found
 
     async def purge(self, stream: str, subject_filter: str) -> None:
         """Remove everything on the subjects that match."""
-        with contextlib.suppress(NotFoundError):
+        with contextlib.suppress(NotFoundError), answering(stream):
             await self.js.purge_stream(stream, subject=subject_filter)
 
     # Listening, without a consumer
@@ -227,5 +341,13 @@ def _as_bus_error(error: APIError, subject: str) -> Exception:
     return BusUnavailable(f"{subject}: {error.description}")
 
 
-async def _quiet(_: Exception) -> None:
-    """Reconnection is automatic; operations that fail meanwhile raise where they are awaited."""
+def _status(reply: Msg) -> str:
+    return (reply.headers or {}).get("Status", "").partition(" ")[0]
+
+
+async def _note(error: Exception) -> None:
+    """Reconnection is automatic, and operations that fail meanwhile raise where they are awaited."""
+    if isinstance(error, (OSError, *SILENCE)):
+        log.info("nats.away", reason=repr(error))
+    else:
+        log.error("nats.error", exc_info=error)

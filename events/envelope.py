@@ -59,7 +59,10 @@ def data_of(event: CloudEvent) -> bytes:
         return b""
     if isinstance(data, bytes):
         return data
-    return data.encode() if isinstance(data, str) else json_data(data)
+    # Structured mode holds JSON data as JSON, a text too; other text is itself.
+    kind = (event.get_datacontenttype() or JSON).partition(";")[0].strip().lower()
+    is_json = kind.endswith(("/json", "+json"))
+    return data.encode() if isinstance(data, str) and not is_json else json_data(data)
 
 
 def json_of(event: CloudEvent) -> Any:
@@ -78,6 +81,8 @@ def from_message(headers: Mapping[str, str] | None, data: bytes) -> CloudEvent:
     found = {name.lower(): value for name, value in (headers or {}).items()}
     structured = found.get("content-type", "").lower().startswith(STRUCTURED)
     if structured or "ce-specversion" not in found:
+        if not data.lstrip().startswith(b"{"):
+            raise ValueError("neither binary mode (no ce-specversion) nor structured mode (no JSON object)")
         event = JSONFormat().read(CloudEvent, data)
         assert isinstance(event, CloudEvent), "the factory makes this class"
         return event

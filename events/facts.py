@@ -5,7 +5,7 @@ from typing import Any
 from cloudevents.core.v1.event import CloudEvent
 
 from events import catalog, envelope, names
-from events.bus import Bus
+from events.bus import Bus, again_when_unavailable
 
 
 def make_fact(
@@ -18,6 +18,7 @@ def make_fact(
     )
 
 
+@again_when_unavailable
 async def publish(bus: Bus, tenant: str, fact: CloudEvent) -> None:
     """Publish and wait until it is stored."""
     headers = {"Nats-Msg-Id": f"{fact.get_source()}#{fact.get_id()}"}

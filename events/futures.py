@@ -56,10 +56,17 @@ class Futures:
 
     async def start(self) -> None:
         await self._bus.listen(f"{names.STORED}.>", self._stored)
+        self._bus.on_reconnect(self._look_again)
 
     def _stored(self, subject: str) -> None:
         for event in self._waiting.get(subject.removeprefix(f"{names.STORED}."), ()):
             event.set()
+
+    def _look_again(self) -> None:
+        """What was stored while the connection was away was announced to nobody."""
+        for events in self._waiting.values():
+            for event in events:
+                event.set()
 
     async def wait(self, tenant: str, request_id: str, seconds: float) -> Result | Failure | None:
         """The result, or None when there is none after `seconds`.
@@ -75,10 +82,11 @@ class Futures:
         self._waiting[place.result_subject].add(woken)
         try:
             found = await self._result(place) or await self._without_work(place, request_id)
-            if found is None:
-                await _until(woken, seconds)
+            deadline = asyncio.get_running_loop().time() + seconds
+            while found is None and await _until(woken, deadline - asyncio.get_running_loop().time()):
+                woken.clear()
                 found = await self._result(place)
-            return found
+            return found or await self._result(place)
         finally:
             self._forget(place.result_subject, woken)
 
@@ -158,8 +166,10 @@ class Futures:
         return f"waiting for operation {missing}, which has not arrived; given up in {left} s"
 
 
-async def _until(event: asyncio.Event, seconds: float) -> None:
+async def _until(event: asyncio.Event, seconds: float) -> bool:
+    """Whether it was set in time."""
     try:
         await asyncio.wait_for(event.wait(), seconds)
     except TimeoutError:
-        return
+        return False
+    return True

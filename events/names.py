@@ -16,7 +16,8 @@ SLUG_LENGTH = 30
 def token(name: str) -> str:
     """`Qwen/Qwen3-8B` → `qwen-qwen3-8b-<8 hex>`: one subject token, DNS label and folder name."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:SLUG_LENGTH].strip("-")
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    # JSON may hold half a surrogate pair: no name of ours, but a question that has an answer.
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{slug}-{digest}" if slug else digest
 
 

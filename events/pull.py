@@ -1,8 +1,8 @@
 """Continuous pull from a JetStream consumer: demand in, deliveries out, no polling.
 
 nats-py 2.16 only fetches batches. A `Puller` keeps a number of wanted messages open at the server; what
-arrives lies in a queue. Requests that the server ends (expired, consumer gone, reconnect) are reckoned back, so
-that demand is never lost and never doubled.
+arrives lies in a queue. Requests that the server ends (expired, consumer gone) are reckoned back, and a
+reconnection forgets them all, so that demand is never lost and never doubled.
 """
 
 import asyncio
@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from cloudevents.core.v1.event import CloudEvent
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import ConsumerConfig
-from nats.js.errors import NotFoundError
 
 from events import envelope
 from events.bus import Bus
@@ -24,7 +22,11 @@ EXPIRES = 30.0
 
 
 class ConsumerGone(Exception):
-    """The consumer no longer exists; make it again."""
+    """The consumer no longer exists, or can no longer be trusted; make it again."""
+
+
+class DemandEnded(Exception):
+    """A request expired, or the connection was away and with it all demand."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +37,8 @@ class Delivery:
     subject: str
     sequence: int
     """Its place in the stream."""
+    consumed: int
+    """Its place among the consumer's deliveries: 1, 2, 3, …"""
     delivered: int
     """How often it has been delivered, this time included."""
     time: datetime
@@ -48,28 +52,34 @@ class Puller:
     """Pulls from one consumer; `want` raises demand, `next` waits for a message."""
 
     def __init__(self, bus: Bus, stream: str, consumer: str) -> None:
+        self._bus = bus
         self._client: Client = bus.client
         self._request_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-        self._queue: asyncio.Queue[Delivery | ConsumerGone] = asyncio.Queue()
+        self._queue: asyncio.Queue[Delivery | Exception] = asyncio.Queue()
         self._outstanding = 0
         self._renewed = 0.0
 
     async def start(self) -> "Puller":
         self._inbox = self._client.new_inbox()
         self._subscription = await self._client.subscribe(self._inbox, cb=self._received)
+        self._forget = self._bus.on_reconnect(self._reconnected)
         return self
 
     async def close(self) -> None:
-        if self._client.is_connected:
+        self._forget()
+        if not self._client.is_closed:
             await self._subscription.unsubscribe()
 
     async def want(self, wanted: int) -> None:
-        """Keep up to `wanted` messages asked for, those already waiting here included."""
+        """Keep about `wanted` messages asked for, those already waiting here included.
+
+        Asks again once half of it is used up: a consumer admits 512 open requests, however small.
+        """
         now = asyncio.get_running_loop().time()
         if self._outstanding and now - self._renewed > EXPIRES + 5.0:
             self._outstanding = 0  # the server went away without ending the request
         missing = wanted - self._outstanding - self._queue.qsize()
-        if missing <= 0:
+        if missing <= 0 or 2 * missing < wanted:
             return
         self._outstanding += missing
         self._renewed = now
@@ -77,23 +87,30 @@ class Puller:
         await self._client.publish(self._request_subject, json.dumps(request).encode(), reply=self._inbox)
 
     async def next(self, timeout: float) -> Delivery | None:
-        """The next message, or None after `timeout` seconds. Raises ConsumerGone."""
+        """The next message; None after `timeout` seconds, or when demand must be stated anew.
+
+        Raises ConsumerGone.
+        """
         try:
             item = await asyncio.wait_for(self._queue.get(), timeout)
         except TimeoutError:
             return None
-        if isinstance(item, ConsumerGone):
-            raise item
-        return item
+        return self._given(item)
 
     def next_now(self) -> Delivery | None:
         """A message that is already here."""
-        if self._queue.empty():
+        return None if self._queue.empty() else self._given(self._queue.get_nowait())
+
+    def _given(self, item: Delivery | Exception) -> Delivery | None:
+        if isinstance(item, DemandEnded):
             return None
-        item = self._queue.get_nowait()
-        if isinstance(item, ConsumerGone):
+        if isinstance(item, Exception):
             raise item
         return item
+
+    def _reconnected(self) -> None:
+        self._outstanding = 0
+        self._queue.put_nowait(DemandEnded())
 
     async def _received(self, message: Msg) -> None:
         status = (message.headers or {}).get("Status")
@@ -105,11 +122,14 @@ class Puller:
 
     def _ended(self, status: str, message: Msg) -> None:
         """A request ended early; `Nats-Pending-Messages` of it will not come."""
-        pending = int((message.headers or {}).get("Nats-Pending-Messages", self._outstanding))
+        headers = message.headers or {}
+        reason = headers.get("Description", "").lower()
+        pending = int(headers.get("Nats-Pending-Messages", self._outstanding))
         self._outstanding = max(0, self._outstanding - pending)
-        gone = status in ("404", "503") or "deleted" in (message.headers or {}).get("Description", "").lower()
-        if gone:
-            self._queue.put_nowait(ConsumerGone(f"{self._request_subject}: {status}"))
+        if status in ("404", "503") or "deleted" in reason:
+            self._queue.put_nowait(ConsumerGone(f"{self._request_subject}: {status} {reason}"))
+        elif "exceeded" not in reason:  # over a limit, asking again at once would only be refused again
+            self._queue.put_nowait(DemandEnded())
 
 
 def _delivery(message: Msg) -> Delivery:
@@ -119,20 +139,7 @@ def _delivery(message: Msg) -> Delivery:
         message=message,
         subject=message.subject,
         sequence=int(parts[5]),
+        consumed=int(parts[6]),
         delivered=int(parts[4]),
         time=datetime.fromtimestamp(int(parts[7]) / 1e9, UTC),
     )
-
-
-async def ensure_consumer(bus: Bus, stream: str, config: ConsumerConfig) -> str:
-    """Make a consumer (or find the durable one of that name); returns its name."""
-    info = await bus.js.add_consumer(stream, config)
-    return info.name
-
-
-async def consumer_exists(bus: Bus, stream: str, consumer: str) -> bool:
-    try:
-        await bus.js.consumer_info(stream, consumer)
-    except NotFoundError:
-        return False
-    return True

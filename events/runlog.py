@@ -13,23 +13,19 @@ from typing import Any
 
 from cloudevents.core.v1.event import CloudEvent
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from events import blobs as claims
 from events import catalog, envelope, names
 from events.blobs import Blobs
-from events.bus import Bus, Stored
-from events.failure import BusUnavailable, Conflict, Failure, RekindleError
+from events.bus import Bus, Stored, again_when_unavailable, until_available
+from events.failure import BusUnavailable, Conflict, Failure, RekindleError, StreamFull
 from events.order import Entry
-from events.pull import ConsumerGone, Puller
+from events.pull import ConsumerGone, Delivery, Puller
 from events.records import RunRecord
 
-again_when_unavailable = retry(
-    retry=retry_if_exception_type(BusUnavailable),
-    wait=wait_exponential_jitter(initial=0.05, max=2.0),
-    stop=stop_after_delay(30),
-    reraise=True,
-)
+WRITE_SECONDS = 60.0
+"""How long a result that cannot be written is tried again."""
 
 
 class LeaseLost(RekindleError):
@@ -91,24 +87,47 @@ class LogReader:
 
     async def entries(self) -> AsyncIterator[tuple[str, Entry]]:
         """(root subject of the run, entry), without payloads; waits for more when all is read."""
-        await self._bus.ensure_run_stream(self._base)
+        await self._ensure_stream()
         while True:
             puller = await self._open()
             try:
-                while True:
-                    await puller.want(1024)
-                    delivery = await puller.next(timeout=10.0)
-                    if delivery is not None and delivery.sequence >= self._next:
-                        self._next = delivery.sequence + 1
-                        root, _, number = delivery.subject.rpartition(".cmd.")
-                        kind = delivery.event.get_type()
-                        yield root, Entry(int(number), delivery.sequence, kind, delivery.time)
+                async for delivery in self._deliveries(puller):
+                    self._next = delivery.sequence + 1
+                    root, _, number = delivery.subject.rpartition(".cmd.")
+                    yield (
+                        root,
+                        Entry(int(number), delivery.sequence, delivery.event.get_type(), delivery.time),
+                    )
             except ConsumerGone:
-                continue  # a restarted server has forgotten it: go on where we were
+                continue  # go on where we were
             finally:
                 await puller.close()
 
-    @again_when_unavailable
+    async def _deliveries(self, puller: Puller) -> AsyncIterator[Delivery]:
+        """What the consumer gives, without a hole. Raises ConsumerGone.
+
+        Nothing is acknowledged: what was on its way when the connection broke is not sent again by this
+        consumer, so a reconnection or a hole in its count ends it.
+        """
+        connection = self._bus.reconnects
+        consumed = 0
+        while True:
+            await puller.want(1024)
+            delivery = await puller.next(timeout=10.0)
+            if self._bus.reconnects != connection:
+                raise ConsumerGone("the connection broke")
+            if delivery is None:
+                continue
+            consumed += 1
+            if delivery.consumed != consumed:
+                raise ConsumerGone(f"delivery {consumed} of the consumer was lost")
+            yield delivery
+
+    @until_available
+    async def _ensure_stream(self) -> None:
+        await self._bus.ensure_run_stream(self._base)
+
+    @until_available
     async def _open(self) -> Puller:
         config = ConsumerConfig(
             filter_subject=names.run_filter(self._base, "cmd"),
@@ -119,9 +138,10 @@ class LogReader:
             mem_storage=True,
             inactive_threshold=60.0,
         )
-        info = await self._bus.js.add_consumer(self._stream, config)
-        return await Puller(self._bus, self._stream, info.name).start()
+        consumer = await self._bus.ensure_consumer(self._stream, config)
+        return await Puller(self._bus, self._stream, consumer).start()
 
+    @until_available
     async def resolved(self) -> dict[str, set[int]]:
         """The numbers that have a result, by root subject of the run."""
         found: dict[str, set[int]] = {}
@@ -158,6 +178,17 @@ class RunHolder:
         return stored.event, await claims.check_out(self._blobs, stored.event)
 
     @again_when_unavailable
+    async def resolved(self) -> set[int]:
+        """The numbers of this run that have a result. Under our lease no others come but our own."""
+        subjects = await self._bus.subjects(self._stream, f"{self.root}.result.*")
+        return {int(subject.rpartition(".")[2]) for subject in subjects}
+
+    @again_when_unavailable
+    async def result(self, number: int) -> Stored | None:
+        """The result of a command, None when it has none yet."""
+        return await self._bus.first(self._stream, f"{self.root}.result.{number}")
+
+    @again_when_unavailable
     async def _read(self, sequence: int) -> Stored:
         stored = await self._bus.at(self._stream, sequence)
         assert stored is not None, "an entry that was read stays until its purge"
@@ -167,31 +198,31 @@ class RunHolder:
         """Write one fenced entry. Raises LeaseLost when the run has another holder."""
         async with self._lock:
             doubtful = False
-            deadline = asyncio.get_running_loop().time() + 60.0
-            while True:
-                if doubtful and await self._stands(subject, event):
-                    return
-                try:
-                    await self._bus.append(subject, event, fence=self._fence)
-                    return
-                except Conflict as error:
-                    raise LeaseLost(f"{self.root}: epoch {self.epoch} is over") from error
-                except BusUnavailable:
-                    if asyncio.get_running_loop().time() > deadline:
-                        raise
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception_type((BusUnavailable, StreamFull)),
+                wait=wait_exponential_jitter(multiplier=0.02, max=2.0),
+                stop=stop_after_delay(WRITE_SECONDS),
+                reraise=True,
+            ):
+                with attempt:
+                    if doubtful and await self._stands(subject, event):
+                        return
                     doubtful = True
+                    await self._append(subject, event)
+
+    async def _append(self, subject: str, event: CloudEvent) -> None:
+        try:
+            await self._bus.append(subject, event, fence=self._fence)
+        except Conflict as error:
+            raise LeaseLost(f"{self.root}: epoch {self.epoch} is over") from error
 
     async def _stands(self, subject: str, event: CloudEvent) -> bool:
         """Whether a write whose acknowledgement was lost has happened; the lease must still be ours."""
-        lease = await self._look(self._fence[0])
+        lease = await self._bus.last(self._stream, self._fence[0])
         if lease is None or lease.sequence != self._fence[1]:
             raise LeaseLost(f"{self.root}: epoch {self.epoch} is over")
-        last = await self._look(subject)
+        last = await self._bus.last(self._stream, subject)
         return last is not None and last.event.get_id() == event.get_id()
-
-    @again_when_unavailable
-    async def _look(self, subject: str) -> Stored | None:
-        return await self._bus.last(self._stream, subject)
 
 
 @again_when_unavailable

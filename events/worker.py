@@ -3,23 +3,25 @@
 A delivery is acknowledged when its result is durable. A worker that dies simply stops its heartbeats, and the
 message comes back; that is a death, not an attempt. Failures that a worker lives to report are counted apart:
 after three the message goes to the dead letters and its future fails. Deaths have a bound of their own.
+Heartbeats begin when a delivery arrives, so that one which waits here for room stays ours.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import structlog
+from cloudevents.core.exceptions import BaseCloudEventException
 from cloudevents.core.v1.event import CloudEvent
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from events import blobs as claims
-from events import catalog, envelope, facts, names
+from events import catalog, envelope, facts, names, trace
 from events.blobs import Blobs
-from events.bus import Bus
-from events.failure import CommandFailed, Failure, StreamFull, WorkerBroken
+from events.bus import SILENCE, Bus, again_when_unavailable, until_available
+from events.failure import BusUnavailable, CommandFailed, Failure, StreamFull, WorkerBroken
 from events.pull import ConsumerGone, Delivery, Puller
-from events.runlog import again_when_unavailable
 from events.streams import ATTEMPTS, DEAD, RESULTS
 
 log = structlog.get_logger(__name__)
@@ -30,6 +32,8 @@ MAX_FAILURES = 3
 MAX_DEATHS = 5
 MAX_ACK_PENDING = 4096
 """Above what one client keeps in flight (2,000)."""
+FIRST_WANTED = 8
+"""Deliveries asked for at once before the worker knows what they cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +73,16 @@ class QueueWorker:
         self._handler = handler
         self._budget = budget
         self._used = 0
-        self._mean_cost = 1.0
+        self._mean_cost = budget / FIRST_WANTED
+        self._admission = asyncio.Lock()  # fair: first come, first admitted
         self._room = asyncio.Event()
         self._in_hand: dict[Delivery, asyncio.Task[None]] = {}
+        self._waiting: set[Delivery] = set()
         self._broken: asyncio.Future[None] | None = None
 
     @property
     def in_hand(self) -> int:
-        """Commands being worked on."""
+        """Commands being worked on or waiting here for room."""
         return len(self._in_hand)
 
     async def run(self) -> None:
@@ -87,8 +93,19 @@ class QueueWorker:
             done, _ = await asyncio.wait({*tasks, self._broken}, return_when=asyncio.FIRST_COMPLETED)
             await done.pop()
         finally:
-            for task in [*tasks, *self._in_hand.values()]:
+            in_hand = dict(self._in_hand)
+            ending = [*tasks, *in_hand.values()]
+            for task in ending:
                 task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
+            await self._give_back(list(in_hand))
+
+    async def _give_back(self, deliveries: list[Delivery]) -> None:
+        """Offer what is not settled to others at once, without waiting for our silence to be noticed."""
+        with contextlib.suppress(*SILENCE):
+            for delivery in deliveries:
+                if not delivery.message.is_acked:
+                    await delivery.message.nak()
 
     async def _pull_for_ever(self) -> None:
         while True:
@@ -102,15 +119,19 @@ class QueueWorker:
         try:
             while True:
                 await self._wait_for_room()
-                await puller.want(max(1, int((self._budget - self._used) / self._mean_cost)))
+                await puller.want(self._affordable())
                 delivery = await puller.next(timeout=10.0)
                 while delivery is not None:
-                    await self._begin(delivery)
+                    self._begin(delivery)
                     delivery = puller.next_now()
         finally:
             await puller.close()
 
-    @again_when_unavailable
+    def _affordable(self) -> int:
+        """How many more deliveries the budget admits, by what they have cost so far."""
+        return max(1, int((self._budget - self._used) / self._mean_cost))
+
+    @until_available
     async def _open(self) -> Puller:
         config = ConsumerConfig(
             durable_name=self._queue.consumer,
@@ -119,26 +140,23 @@ class QueueWorker:
             ack_wait=ACK_WAIT,
             max_ack_pending=MAX_ACK_PENDING,
         )
-        await self._bus.js.add_consumer(self._queue.stream, config)
+        await self._bus.ensure_consumer(self._queue.stream, config)
         return await Puller(self._bus, self._queue.stream, self._queue.consumer).start()
 
     async def _wait_for_room(self) -> None:
-        while self._used >= self._budget:
+        """Wait until nothing waits here and the budget is not used up."""
+        while self._used >= self._budget or self._waiting:
             self._room.clear()
             await self._room.wait()
 
-    async def _begin(self, delivery: Delivery) -> None:
-        event = delivery.event
-        data = await claims.check_out(self._blobs, event)
-        cost = self._queue.cost(event, data)
-        self._mean_cost = 0.9 * self._mean_cost + 0.1 * cost
-        self._used += cost
-        task = asyncio.create_task(self._work(delivery, event, data))
+    def _begin(self, delivery: Delivery) -> None:
+        task = asyncio.create_task(self._work(delivery))
         self._in_hand[delivery] = task
-        task.add_done_callback(lambda done: self._finished(delivery, cost, done))
+        self._waiting.add(delivery)
+        task.add_done_callback(lambda done: self._finished(delivery, done))
 
-    def _finished(self, delivery: Delivery, cost: int, task: "asyncio.Task[None]") -> None:
-        self._used -= cost
+    def _finished(self, delivery: Delivery, task: "asyncio.Task[None]") -> None:
+        self._waiting.discard(delivery)
         self._room.set()
         del self._in_hand[delivery]
         if task.cancelled() or (error := task.exception()) is None:
@@ -153,13 +171,22 @@ class QueueWorker:
             for delivery in list(self._in_hand):
                 await delivery.message.in_progress()
 
-    async def _work(self, delivery: Delivery, event: CloudEvent, data: bytes) -> None:
+    async def _work(self, delivery: Delivery) -> None:
+        try:
+            event = delivery.event
+        except (ValueError, BaseCloudEventException) as error:
+            log.error("delivery.unreadable", subject=delivery.subject, exc_info=error)
+            await delivery.message.term()
+            return
+        trace.take_up(event.get_extension("traceparent"))
         if delivery.delivered > 1 and await self._settled_before(delivery, event):
             return
         try:
-            answer = await self._handler(event, data)
+            answer = await self._handle(delivery, event)
         except CommandFailed as error:
             await self._failed(delivery, event, error.failure)
+        except (BusUnavailable, WorkerBroken):
+            raise  # says nothing of the command: it comes back
         except Exception as error:
             log.error("command.failed", subject=delivery.subject, id=event.get_id(), exc_info=error)
             await self._failed(
@@ -167,6 +194,24 @@ class QueueWorker:
             )
         else:
             await self._succeeded(delivery, event, answer)
+
+    async def _handle(self, delivery: Delivery, event: CloudEvent) -> Answer | None:
+        """Run the handler within the budget; one that is dearer than all of it runs alone."""
+        data = await claims.check_out(self._blobs, event)
+        cost = max(1, self._queue.cost(event, data))
+        self._mean_cost = 0.9 * self._mean_cost + 0.1 * cost
+        async with self._admission:
+            while self._used and self._used + cost > self._budget:
+                self._room.clear()
+                await self._room.wait()
+            self._used += cost
+        self._waiting.discard(delivery)
+        self._room.set()
+        try:
+            return await self._handler(event, data)
+        finally:
+            self._used -= cost
+            self._room.set()
 
     async def _settled_before(self, delivery: Delivery, event: CloudEvent) -> bool:
         """A redelivery whose result stands is acknowledged; one that killed too many workers fails."""

@@ -1,0 +1,54 @@
+"""A real NATS server for the tests of the arrows, and connections to it."""
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from events.blobs import FolderBlobs
+from events.bus import Bus
+from events.records import Records
+from tests.events.nats_process import NatsProcess
+
+
+@pytest.fixture(scope="session")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProcess]:
+    """One server for the session; tests keep apart by names of their own."""
+    server = NatsProcess(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_nats(tmp_path: Path) -> Iterator[NatsProcess]:
+    """A server that the test may stop."""
+    server = NatsProcess(tmp_path / "own")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def bus(nats: NatsProcess) -> AsyncIterator[Bus]:
+    bus = await Bus.connect(nats.url, name="test")
+    await bus.ensure_shared_streams()
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> FolderBlobs:
+    return FolderBlobs(tmp_path / "blobs")
+
+
+@pytest.fixture
+def records(bus: Bus) -> Records:
+    return Records(bus)
+
+
+@pytest.fixture
+def unique() -> str:
+    """A name that no other test has."""
+    return uuid.uuid4().hex[:12]
