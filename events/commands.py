@@ -11,6 +11,8 @@ from events.failure import NotFound
 from events.records import EVERYONE, ModelRecord, RunRecord
 
 Answer = dict[str, Any]
+MOST_AHEAD = 10_000
+"""How far a number may be ahead of those known: each number between that never comes costs an entry."""
 
 
 def future(run_id: str, number: int) -> Answer:
@@ -22,7 +24,23 @@ def future(run_id: str, number: int) -> Answer:
 async def numbered(edge: Edge, tenant: str, body: dict[str, Any]) -> tuple[RunRecord, int]:
     """The run and number of a command. Raises InvalidField or NotFound: then it has no place in a log."""
     run_id, number = text_field(body, "model_id"), number_field(body, "seq_id", least=1)
-    return await living_run(edge, tenant, run_id), number
+    run = await living_run(edge, tenant, run_id)
+    await check_reach(edge, tenant, run, number)
+    return run, number
+
+
+async def check_reach(edge: Edge, tenant: str, run: RunRecord, number: int) -> None:
+    """Raises InvalidField for a number so far ahead that those before it will never come.
+
+    One within reach of the highest that this edge has seen costs no look at the log.
+    """
+    root = names.run_root(run.base, tenant, run.run_id)
+    if number > edge.highest.get(root, 0) + MOST_AHEAD:
+        known = await edge.bus.subjects(names.run_stream(run.base), f"{root}.*.*")  # commands and results
+        edge.highest[root] = max((int(subject.rpartition(".")[2]) for subject in known), default=0)
+        if number > edge.highest[root] + MOST_AHEAD:
+            raise InvalidField("seq_id", f"{number}, more than {MOST_AHEAD} ahead of the run's operations")
+    edge.highest[root] = max(number, edge.highest.get(root, 0))
 
 
 async def living_run(edge: Edge, tenant: str, run_id: str) -> RunRecord:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 import structlog
+from cachetools import LRUCache
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -23,8 +24,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
 from rekindle.types import InvalidField
 from rekindle.types.requests import first_mistake
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from events import trace
 from events.blobs import Blobs, open_blobs
 from events.bus import Bus
 from events.checkpoints import Checkpoints
@@ -56,6 +60,8 @@ class Edge:
     settings: EdgeSettings
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the service can work; until then its health says `starting`."""
+    highest: LRUCache[str, int] = field(default_factory=lambda: LRUCache(maxsize=16384))
+    """The highest number seen of each run's commands, by root subject."""
 
     @classmethod
     async def open(cls, settings: EdgeSettings, name: str) -> "Edge":
@@ -118,9 +124,12 @@ async def read(request: Request, kind: type[M]) -> M:
 
 
 def load_json(body: bytes) -> dict[str, Any]:
-    """A JSON object. Raises InvalidField for anything else."""
+    """A JSON object of proper text. Raises InvalidField for anything else."""
     try:
-        value = json.loads(body)
+        text = body.decode()
+        value = json.loads(text)
+        if "\\u" in text:  # half of a surrogate pair is no text: it can be neither stored nor sent back
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidField("body", f"not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -174,6 +183,7 @@ def _add_error_answers(app: FastAPI) -> None:
     answer(Gone, 410)
     answer(BusUnavailable, 503, **{"Retry-After": "1"})
     answer(StreamFull, 429, **{"Retry-After": "1"})
+    answer(ClientDisconnect, 400)  # nobody hears it
 
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError), "registered for this class"
@@ -181,6 +191,18 @@ def _add_error_answers(app: FastAPI) -> None:
         return failed(400, f"{'.'.join(map(str, mistake['loc'][1:]))}: {mistake['msg']}")
 
     app.add_exception_handler(RequestValidationError, invalid)
+
+    async def no_route(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException), "registered for this class"
+        said = f"{request.method} {request.url.path}: {error.detail}"
+        return failed(error.status_code, said, **(error.headers or {}))
+
+    app.add_exception_handler(HTTPException, no_route)
+
+    async def broken(_: Request, error: Exception) -> Response:
+        return failed(500, f"internal error ({type(error).__name__}); the server's log says more")
+
+    app.add_exception_handler(Exception, broken)
 
 
 class Guard:
@@ -203,6 +225,7 @@ class Guard:
         if refused is not None:
             return await refused(scope, receive, send)
         scope["tenant"] = LOCAL_TENANT
+        trace.take_up(headers.get("traceparent"))
         return await self._app(scope, receive, send)
 
     def _is_open(self, path: str) -> bool:

@@ -197,7 +197,7 @@ async def external_weights_urls(
 async def download(expires: int, signature: str, key: str, edge: EdgeDep) -> Response:
     """One file of an exported checkpoint; the signature is the permission."""
     blob, _, file = key.rpartition("/")
-    if not hmac.compare_digest(signature, _sign(edge, blob, file, expires)):
+    if not hmac.compare_digest(signature.encode(), _sign(edge, blob, file, expires).encode()):
         return failed(403, "signature: not valid")
     if expires < time.time():
         return failed(403, "expires: the link has expired")

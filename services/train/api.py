@@ -18,7 +18,7 @@ from rekindle.types.requests import (
 )
 
 from events import catalog, envelope, names
-from events.commands import Answer, future, known_model, living_run, numbered
+from events.commands import Answer, check_reach, future, known_model, living_run, numbered
 from events.edge import (
     BodyTooLarge,
     Edge,
@@ -95,6 +95,7 @@ async def forward_backward(request: Request, edge: EdgeDep, tenant: TenantDep) -
         field = "model_id" if run_id is None else "seq_id"
         raise InvalidField(field, "missing in the first kilobyte, or not valid")
     run = await living_run(edge, tenant, run_id)
+    await check_reach(edge, tenant, run, number)
     if problem is None:
         try:
             body = await anyio.to_thread.run_sync(
@@ -110,9 +111,10 @@ async def forward_backward(request: Request, edge: EdgeDep, tenant: TenantDep) -
 
 
 def _head(compressed: bytes) -> bytes:
-    """The first kilobyte of a zstd body, as much of it as is there."""
+    """The first kilobyte of a zstd body, as much of it as is there; never more, whatever it expands to."""
     try:
-        return zstandard.ZstdDecompressor().decompressobj().decompress(compressed[: 64 * 1024])[:1024]
+        with zstandard.ZstdDecompressor().stream_reader(compressed[: 64 * 1024]) as reader:
+            return reader.read(1024)
     except zstandard.ZstdError:
         return b""
 
