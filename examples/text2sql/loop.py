@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 API_KEY = "tml-local"
 GROUPS, GROUP_SIZE = 16, 8
-RANK, LEARNING_RATE = 16, 5e-4
+RANK, LEARNING_RATE = 16, 1e-3
 EVALUATE_EVERY = 10
 READY = 0.35  # below this share of right answers at temperature 1 there is little to select from
 

@@ -7,7 +7,7 @@ terminal each step is one line. Knows nothing of how rewards or events come abou
 import asyncio
 import json
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +32,8 @@ class EventFeed:
     def __init__(self, base_url: str, api_key: str) -> None:
         self.total = 0
         self.note = ""
+        self._lock = threading.Lock()
+        self._kinds: Counter[str] = Counter()
         self._latest: deque[tuple[str, int]] = deque(maxlen=SHOWN_EVENTS)
         self._url = f"{base_url}/api/v1/events"
         self._headers = {"X-API-Key": api_key}
@@ -73,16 +75,25 @@ class EventFeed:
         event: dict[str, Any] = json.loads(data)
         kind = str(event.get("type", "?")).removeprefix(EVENT_PREFIX)
         line = f"{kind:<20} {event.get('source', '')}  {event.get('subject', '')}"
-        self.total += 1
-        # A batch of samples is one line with a count, or it would push everything else off the screen.
-        repeated = bool(self._latest) and self._latest[-1][0] == line
-        count = self._latest.pop()[1] if repeated else 0
-        self._latest.append((line, count + 1))
+        with self._lock:
+            self.total += 1
+            self._kinds[kind] += 1
+            # A batch of samples is one line with a count, or it would push everything else off the screen.
+            repeated = bool(self._latest) and self._latest[-1][0] == line
+            count = self._latest.pop()[1] if repeated else 0
+            self._latest.append((line, count + 1))
+
+    def take_kinds(self) -> str:
+        """What has passed since the last call: "sample.completed × 16, step.applied"."""
+        with self._lock:
+            kinds, self._kinds = self._kinds, Counter()
+        return ", ".join(f"{kind} × {count}" if count > 1 else kind for kind, count in kinds.items())
 
     @property
     def lines(self) -> list[str]:
         """The latest events, oldest first."""
-        return [f"{line}  × {count}" if count > 1 else line for line, count in list(self._latest)]
+        with self._lock:
+            return [f"{line}  × {count}" if count > 1 else line for line, count in self._latest]
 
 
 class Show:
@@ -115,11 +126,11 @@ class Show:
         self.console.print(Text(text), soft_wrap=True)
 
     def step(self, metrics: Metrics) -> None:
-        """Show the metrics of one step, and without a terminal the latest event too."""
+        """Show the metrics of one step; without a terminal as one line, with the events of the step."""
         self._rows.append(metrics)
         if not self.console.is_terminal:
-            event = f" | {self._feed.lines[-1]}" if self._feed.lines else ""
-            self.say("  ".join(f"{name} {_text(value)}" for name, value in metrics.items()) + event)
+            figures = "  ".join(f"{name} {_text(value)}" for name, value in metrics.items())
+            self.say(f"{figures} | {self._feed.take_kinds()}")
 
     def _render(self) -> Group:
         done = int(self._rows[-1]["step"] or 0) if self._rows else 0

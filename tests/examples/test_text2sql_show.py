@@ -71,7 +71,8 @@ def test_the_feed_shows_events_as_they_pass_counts_repeats_and_stops_while_the_s
         ["sample.completed", "/rekindle/local/sample", "run-1", "×", "2"],
         ["step.applied", "/rekindle/local/train", "run-1"],
     ]
-    assert feed.note == ""
+    assert feed.take_kinds() == "sample.completed × 2, step.applied"
+    assert feed.take_kinds() == "" and feed.note == ""
 
 
 def test_a_server_without_events_is_tolerated_and_named():
