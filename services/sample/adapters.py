@@ -84,10 +84,12 @@ class AdapterStore:
         finally:
             if not loaded:
                 del self._places[ref.version]
-                self._freed.set()
+            self._freed.set()
 
     def _check(self, ref: AdapterRef, adapter: Adapter) -> None:
-        """Raise ValueError when the adapter is not one of this base model."""
+        """Raise ValueError when the adapter is not one of this base model, or is broken."""
+        if not all(bool(tensor.isfinite().all()) for tensor in adapter.parameters()):
+            raise ValueError(f"adapter {ref.version}: not all of its weights are finite")
         for name, a_R_I in adapter.a.items():
             layer = self._base.layers.get(name)
             if layer is None:

@@ -6,6 +6,7 @@ batch (groups of adapters, how to draw) is made again only when that changes.
 Axes: N rows, V vocabulary.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -105,11 +106,27 @@ class Batch:
         tokens = token_N.tolist()
         self.column("token")[:] = tokens
         self.column("drawn")[:] += 1
-        pushed = zip(self._samples, tokens, logprobs, strict=True)
-        ended = [row for row, (sample, token, logprob) in enumerate(pushed) if sample.push(token, logprob)]
+        failed = set() if math.isfinite(sum(logprobs)) else self._fail(logprobs)
+        ended = [
+            row
+            for row, (sample, token, logprob) in enumerate(zip(self._samples, tokens, logprobs, strict=True))
+            if (failed and sample.job in failed) or sample.push(token, logprob)
+        ]
         jobs = {self._samples[row].job for row in ended}
         self._remove(ended)
-        return [job for job in jobs if job.unfinished == 0]
+        return [job for job in jobs if job.unfinished == 0 or job.failure]
+
+    def _fail(self, logprobs: list[float]) -> set[Job]:
+        """Mark the jobs of rows without a finite logprob; wipe their cache, where NaN would outlive them."""
+        failed = {
+            sample.job for sample, x in zip(self._samples, logprobs, strict=True) if not math.isfinite(x)
+        }
+        for job in failed:
+            job.failure = ValueError("logits are not finite: the weights of this adapter or model are broken")
+        for row, sample in enumerate(self._samples):
+            if sample.job in failed:
+                self._cache.wipe(row)
+        return failed
 
     def drop(self, job: Job) -> None:
         """Remove all rows of a job."""

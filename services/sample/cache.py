@@ -69,6 +69,10 @@ class SlotCache:
         """Start `count` rows from `row` on with the keys and values of a prompt."""
         self.kv_C_S_L_K_D[:, row : row + count, : kv_C_P_K_D.shape[1]] = kv_C_P_K_D[:, None]
 
+    def wipe(self, row: int) -> None:
+        """Set a row to zero."""
+        self.kv_C_S_L_K_D[:, row].zero_()
+
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one row to another."""
         self.kv_C_S_L_K_D[:, target, :length] = self.kv_C_S_L_K_D[:, source, :length]

@@ -110,8 +110,9 @@ class Engine(Protocol):
     async def sample(self, task: SampleTask, adapter: AdapterRef | None) -> SampleResult:
         """Run one task to its end; cancelling the caller frees what it holds.
 
-        Raises InvalidField when the task does not fit the model, ValueError when the adapter cannot be read,
-        and EngineError when the engine itself is broken or closed.
+        Raises InvalidField when the task does not fit the model, ValueError when the adapter does not fit it
+        or gives no finite logits, OSError when its files cannot be read, and EngineError when the engine
+        itself is broken or closed.
         """
         ...
 

@@ -41,6 +41,8 @@ class Job:
     """Samples that have joined the batch."""
     sequences: dict[int, SampledSequence] = field(default_factory=dict)
     """Finished ones by sample index."""
+    failure: Exception | None = None
+    """Why it ends without a result."""
 
     @property
     def length(self) -> int:
@@ -50,6 +52,11 @@ class Job:
     @property
     def unfinished(self) -> int:
         return self.task.num_samples - len(self.sequences)
+
+    @property
+    def outcome(self) -> SampleResult | Exception:
+        """What to deliver once the job is done."""
+        return self.failure or self.result()
 
     def result(self) -> SampleResult:
         """What the task asked for, once all samples are finished."""

@@ -1,8 +1,8 @@
-"""All adapters of a pass as one low-rank term: y += ((x Aᵀ) · gate) B.
+"""All adapters of a pass as one low-rank term: y += mask(x Aᵀ) B.
 
-The factors of several adapters, and of several projections of one input, are laid side by side; the gate is 1
-where a column belongs to the token's adapter and 0 elsewhere. A few more multiplications, far fewer operations
-than a product for each adapter and projection.
+The factors of several adapters, and of several projections of one input, are laid side by side; the mask keeps
+the columns of the token's own adapter. All factors are finite, or 0 would not silence them. A few more
+multiplications, far fewer operations than a product for each adapter and projection.
 
 Axes: T tokens, I inputs, O outputs, W columns (rank, summed over adapters and projections).
 """
@@ -62,7 +62,7 @@ class LowRank:
         self._factors = factors
         self._adapter_T = adapter_T
         """Number of each token's adapter, -1 = none; None = all have number 0."""
-        self._gates: dict[tuple[int, ...], Tensor] = {}
+        self._masks: dict[tuple[int, ...], Tensor] = {}
 
     def add(self, linear: FusedLinear, x_T_I: Tensor, y_T_O: Tensor) -> None:
         """Add the term of one layer to `y_T_O`, in place."""
@@ -71,14 +71,15 @@ class LowRank:
             return
         low_T_W = F.linear(x_T_I, factors.a_W_I)
         if self._adapter_T is not None:
-            low_T_W *= self._gate(factors.owners, self._adapter_T)
+            low_T_W.masked_fill_(self._foreign(factors.owners, self._adapter_T), 0)
         y_T_O.addmm_(low_T_W, factors.b_W_O)
 
-    def _gate(self, owners: tuple[int, ...], adapter_T: Tensor) -> Tensor:
-        if owners not in self._gates:
+    def _foreign(self, owners: tuple[int, ...], adapter_T: Tensor) -> Tensor:
+        """(T, W): the columns that are not of the token's adapter."""
+        if owners not in self._masks:
             owner_W = torch.tensor(owners, device=adapter_T.device)
-            self._gates[owners] = (adapter_T[:, None] == owner_W).float()
-        return self._gates[owners]
+            self._masks[owners] = adapter_T[:, None] != owner_W
+        return self._masks[owners]
 
 
 class Stacks:
@@ -91,7 +92,7 @@ class Stacks:
 
     def of(self, groups: Groups, tokens: int) -> LowRank | None:
         """The term of a pass over `tokens` tokens; None when it would be too wide."""
-        # A batch hands in the same groups until its rows change, and their gates stay good as long.
+        # A batch hands in the same groups until its rows change, and their masks stay good as long.
         if self._last is not None and self._last[0] is groups and self._last[1] == tokens:
             return self._last[2]
         adapters = tuple(dict.fromkeys(group.adapter for group in groups if group.adapter is not None))

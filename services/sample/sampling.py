@@ -14,9 +14,13 @@ from torch import Tensor
 
 
 def invert(weight_N_V: Tensor, uniform_N_K: Tensor) -> Tensor:
-    """(N, K) indices, K drawn from each row of non-negative weights; weight zero is never drawn."""
+    """(N, K) indices, K drawn from each row of non-negative weights; weight zero is never drawn.
+
+    A row that holds NaN gives some index: its caller sees the NaN in the logprob.
+    """
     cumulative_N_V = weight_N_V.cumsum(-1)
-    return torch.searchsorted(cumulative_N_V, uniform_N_K * cumulative_N_V[:, -1:], right=True)
+    index_N_K = torch.searchsorted(cumulative_N_V, uniform_N_K * cumulative_N_V[:, -1:], right=True)
+    return index_N_K.clamp_max_(weight_N_V.shape[1] - 1)
 
 
 class DrawPlan:

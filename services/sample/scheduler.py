@@ -53,13 +53,10 @@ class Scheduler:
 
     def cancel(self, job: Job) -> None:
         """Forget a job and free its rows; one that is not here is finished."""
-        if job in self._waiting:
-            self._waiting.remove(job)
-        if job in self._admitted:
-            self._admitted.remove(job)
-            self._batch.drop(job)
-        if job in self._starting:
-            self._starting.remove(job)
+        self._batch.drop(job)
+        for queue in (self._waiting, self._admitted, self._starting):
+            if job in queue:
+                queue.remove(job)
 
     def step(self) -> list[Job]:
         """Advance every decoding sequence by one token; return the jobs that this finishes."""
@@ -76,7 +73,7 @@ class Scheduler:
             return []
         finished = self._batch.advance(torch.cat(logits) if len(logits) > 1 else logits[0])
         for job in finished:
-            self._admitted.remove(job)
+            self.cancel(job)
         return finished
 
     def _admit(self) -> None:

@@ -112,7 +112,7 @@ class TorchEngine:
             with torch.inference_mode():
                 while self._receive():
                     for job in self._scheduler.step():
-                        job.deliver(job.result())
+                        job.deliver(job.outcome)
             self._fail(EngineError("the engine is closed"))
         except Exception as error:  # noqa: BLE001 - the edge of the thread: whoever waits must hear of it
             failure = EngineError(f"the engine failed: {error!r}")

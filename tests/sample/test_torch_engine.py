@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConf
 
 from services.model.base import load_base
 from services.model.lora import LoraSpec
+from services.model.peft_files import load_adapter, save_adapter
 from services.sample.engine import AdapterRef, EngineError, SampleTask, StopRule
 from services.sample.torch_engine import TorchEngine
 from tests.sample.conftest import OpenEngine, make_adapter
@@ -126,6 +127,40 @@ async def test_deterministic_numbers_do_not_depend_on_company(open_engine: OpenE
         np.testing.assert_array_equal(a.prompt_logprobs, b.prompt_logprobs)
         for x, y in zip(a.sequences, b.sequences, strict=True):
             assert (x.tokens.tobytes(), x.logprobs.tobytes()) == (y.tokens.tobytes(), y.logprobs.tobytes())
+
+
+def broken_adapter(like: AdapterRef, folder: Path, value: float) -> AdapterRef:
+    broken = load_adapter(like.folder)
+    for b_O_R in broken.b.values():
+        b_O_R.fill_(value)
+    save_adapter(folder, broken, "tiny")
+    return AdapterRef("broken", folder)
+
+
+async def test_an_adapter_that_is_not_finite_is_refused(open_engine: OpenEngine, adapters, tmp_path: Path):
+    async with open_engine() as engine:
+        with pytest.raises(ValueError, match="broken: not all of its weights are finite"):
+            await engine.sample(task(), broken_adapter(adapters[0], tmp_path / "broken", float("nan")))
+
+
+async def test_logits_that_are_not_finite_fail_alone_and_leave_no_trace(
+    open_engine: OpenEngine, adapters, tmp_path: Path
+):
+    broken = broken_adapter(adapters[0], tmp_path / "broken", 1e30)
+    asked = task(num_samples=2, max_tokens=30)
+    async with open_engine() as engine:
+        good, bad = await asyncio.gather(
+            engine.sample(asked, adapters[0]),
+            engine.sample(task(1, num_samples=8), broken),
+            return_exceptions=True,
+        )
+        assert isinstance(bad, ValueError) and "logits are not finite" in str(bad)
+        assert engine.decoding == 0
+        # These take the rows that held NaN, and are shorter than those were.
+        after = await asyncio.gather(*(engine.sample(asked, adapters[0]) for _ in range(6)))
+    for result in after:
+        for a, b in zip(result.sequences, good.sequences, strict=True):
+            assert a.tokens.tolist() == b.tokens.tolist() and np.isfinite(a.logprobs).all()
 
 
 async def test_a_failing_model_fails_all_who_wait_and_all_who_come(tiny_model_dir: Path):
