@@ -4,7 +4,7 @@ The engine batches; this only translates, finds the adapter's files, and says wh
 """
 
 from cloudevents.core.v1.event import CloudEvent
-from rekindle.types import InvalidField, encode_sample_response
+from rekindle.types import encode_sample_response
 from rekindle.types.requests import SampleRequest
 
 from events import catalog, envelope, facts, names
@@ -88,7 +88,7 @@ class SampleWorker:
         try:
             adapter = await self._adapter(command)
             result = await self._engine.sample(task_of(command), adapter)
-        except (InvalidField, NotFound) as error:
+        except (ValueError, NotFound, FileNotFoundError) as error:  # does not fit, or is gone
             raise UserError(str(error)) from error
         except EngineError as error:
             raise WorkerBroken(str(error)) from error
