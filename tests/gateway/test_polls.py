@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 
+from rekindle.types import decode_forward_backward_output
 from tests.gateway.wire import PROTOBUF, Run, Wire, datum
 
 
 def losses(run: Run) -> float:
     """The loss of a fixed batch under the weights of now."""
-    from rekindle.types import decode_forward_backward_output
-
     return decode_forward_backward_output(run.train().content).metrics["loss:sum"]
 
 
@@ -130,8 +129,9 @@ def test_a_sample_may_come_twice_and_at_once(wire: Wire) -> None:
 
 
 def test_many_polls_of_one_future_all_hear_its_result(wire: Wire, run: Run) -> None:
-    answer = run.post_batch(run.batch(run.number(), *[datum(*range(5, 400))] * 20)).json()
+    answer = run.post_batch(run.batch(run.number(), *[datum(*[5] * 400)] * 20)).json()
     with ThreadPoolExecutor(50) as pool:
-        results = list(pool.map(lambda _: wire.result(answer["request_id"]).content, range(50)))
-    assert all(result == results[0] for result in results)
+        results = list(pool.map(lambda _: wire.result(answer["request_id"]), range(50)))
+    assert all(result.headers["content-type"] == PROTOBUF for result in results)
+    assert all(result.content == results[0].content for result in results)
     run.step()
