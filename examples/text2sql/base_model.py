@@ -54,7 +54,7 @@ class Recipe:
     head_dim: int = 32
     feed_forward: int = 288
     context: int = 512
-    steps: int = 550
+    steps: int = 600
     batch: int = 64
     learning_rate: float = 1e-2
     matrix_learning_rate: float = 3e-2
