@@ -169,7 +169,8 @@ class Futures:
 async def _until(event: asyncio.Event, seconds: float) -> bool:
     """Whether it was set in time."""
     try:
-        await asyncio.wait_for(event.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await event.wait()
     except TimeoutError:
         return False
     return True

@@ -92,7 +92,8 @@ class Puller:
         Raises ConsumerGone.
         """
         try:
-            item = await asyncio.wait_for(self._queue.get(), timeout)
+            async with asyncio.timeout(timeout):  # wait_for may swallow a cancellation
+                item = await self._queue.get()
         except TimeoutError:
             return None
         return self._given(item)

@@ -1,16 +1,17 @@
 """Weights leave and enter a run: files in the blob store, made real by a fenced entry in the log."""
 
 import asyncio
+import shutil
 from dataclasses import dataclass
 
 from cloudevents.core.v1.event import CloudEvent
 
 from events import catalog, facts, names
 from events.blobs import Blobs
-from events.bus import Bus
+from events.bus import again_when_unavailable
 from events.checkpoints import CheckpointEntry, Checkpoints, entry_event
 from events.failure import NotFound, ServerError, UserError
-from events.records import RunRecord
+from events.records import Records, RunRecord
 from events.runlog import RunHolder
 from events.weights import LoadCommand, SaveCommand
 from services.model.base import BaseModel
@@ -21,16 +22,16 @@ from services.train.run import TrainRun, load_state, save_state
 class Exports:
     """Saves and loads checkpoints of one base model's runs."""
 
-    bus: Bus
     blobs: Blobs
     checkpoints: Checkpoints
+    records: Records
     base: BaseModel
 
     async def save(
         self,
         holder: RunHolder,
         tenant: str,
-        run: RunRecord,
+        run_id: str,
         number: int,
         state: TrainRun,
         command: SaveCommand,
@@ -39,7 +40,7 @@ class Exports:
 
         The same command again finds its own entry. Raises UserError when the name is taken.
         """
-        standing = await self.checkpoints.latest(tenant, run, command.kind, command.name)
+        run, standing = await self._look(tenant, run_id, command)
         if standing is not None and standing.number == number:
             return standing, _facts(tenant, standing, command)
         if standing is not None and standing.alive() and not command.overwrite:
@@ -51,6 +52,14 @@ class Exports:
         await holder.write(subject, entry_event(tenant, "train", entry))
         return entry, _facts(tenant, entry, command)
 
+    @again_when_unavailable
+    async def _look(
+        self, tenant: str, run_id: str, command: SaveCommand
+    ) -> tuple[RunRecord, CheckpointEntry | None]:
+        """The run, and what stands under the name."""
+        run = await self.records.get(RunRecord, tenant, run_id)
+        return run, await self.checkpoints.latest(tenant, run, command.kind, command.name)
+
     async def _write(
         self,
         holder: RunHolder,
@@ -61,7 +70,11 @@ class Exports:
         command: SaveCommand,
     ) -> CheckpointEntry:
         folder = self.blobs.staging()
-        await asyncio.to_thread(save_state, folder, state, optimizer=command.optimizer)
+        try:
+            await asyncio.to_thread(save_state, folder, state, optimizer=command.optimizer)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         version = f"{command.name}@{number}"
         key = names.checkpoint_key(run.base, tenant, run.run_id, command.kind, version, holder.epoch)
         size = await self.blobs.put_folder(key, folder)

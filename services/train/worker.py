@@ -6,8 +6,9 @@ has no result yet, and applies again what came before it.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,11 +24,11 @@ from rekindle.types.requests import (
 )
 
 from events import blobs as claims
-from events import catalog, envelope, facts, names
+from events import catalog, envelope, facts, names, trace
 from events.blobs import Blobs
-from events.bus import Bus
+from events.bus import Bus, again_when_unavailable
 from events.checkpoints import Checkpoints
-from events.failure import CommandFailed, Conflict, Failure, ServerError, UserError
+from events.failure import BusUnavailable, CommandFailed, Conflict, Failure, ServerError, UserError
 from events.order import Entry
 from events.records import Records, RunRecord
 from events.runlog import LeaseLost, LogReader, RunHolder, gap_deadline, released
@@ -36,13 +37,15 @@ from services.model.lora import LoraSpec
 from services.train.engine import NonFiniteResult, PassResult, PassWork, TrainEngine, WorkError
 from services.train.exports import Exports
 from services.train.held import HeldRun
+from services.train.run import TrainRun
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 MOST_COMMANDS = 64
 """Forward-backward commands of one run taken in a round, so that other runs get their turn."""
-EMPTY_DATA = "data: no forward_backward reached this run"
+END_SECONDS = 5.0
+"""How long results on their way may take when the worker ends."""
 
 
 @dataclass(slots=True)
@@ -53,6 +56,7 @@ class Job:
     entry: Entry
     work: PassWork
     loss_fn: str
+    traceparent: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +84,15 @@ class TrainWorker:
     ) -> None:
         self._bus = bus
         self._blobs = blobs
-        self._records = records
         self._engine = engine
         self._base = base
         self._max_runs = max_runs
         self._gap_seconds = gap_seconds
-        self._exports = Exports(bus, blobs, Checkpoints(bus, records), engine.base)
+        self._exports = Exports(blobs, Checkpoints(bus, records), records, engine.base)
         self._runs: dict[str, HeldRun] = {}
         self._changed = asyncio.Event()
+        self._failure: BaseException | None = None
+        """Of a write, for no reason that trying again would mend: this process must not look alive."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
 
     # The loop
@@ -97,8 +102,9 @@ class TrainWorker:
         reader = LogReader(self._bus, self._base)
         await self._bus.ensure_run_stream(self._base)
         for root, numbers in (await reader.resolved()).items():
-            self._run_at(root).resolved = numbers
+            self._run_at(root).resolve(numbers)
         reading = asyncio.create_task(self._read(reader))
+        reading.add_done_callback(lambda _: self._changed.set())
         try:
             while True:
                 await self._wait_for_work(reading)
@@ -106,6 +112,16 @@ class TrainWorker:
         finally:
             reading.cancel()
             self._thread.shutdown(wait=False, cancel_futures=True)
+            await asyncio.gather(reading, return_exceptions=True)
+            await self._end_writes()
+
+    async def _end_writes(self) -> None:
+        """Let results that are on their way arrive; whatever does not is computed again from the log."""
+        writes = {task for run in self._runs.values() for task in run.writes}
+        if writes:
+            _, late = await asyncio.wait(writes, timeout=END_SECONDS)
+            for task in late:
+                task.cancel()
 
     async def _read(self, reader: LogReader) -> None:
         async for root, entry in reader.entries():
@@ -116,38 +132,61 @@ class TrainWorker:
         return self._runs.setdefault(root, HeldRun(root))
 
     async def _wait_for_work(self, reading: "asyncio.Task[None]") -> None:
-        while not any(run.has_work for run in self._runs.values()):
+        while True:
             self._changed.clear()
-            changed = asyncio.ensure_future(self._changed.wait())
-            await asyncio.wait(
-                {changed, reading}, timeout=self._next_gap(), return_when=asyncio.FIRST_COMPLETED
-            )
-            changed.cancel()
+            if self._failure is not None:
+                raise self._failure
             if reading.done():
                 reading.result()
             await self._release_gaps()
+            if any(run.has_work for run in self._runs.values()):
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._next_gap()):  # wait_for may swallow a cancellation
+                    await self._changed.wait()
 
     async def _round(self) -> None:
         """One turn of every run that has work."""
         jobs: list[Job] = []
         for run in [run for run in self._runs.values() if run.has_work]:
-            try:
+            with self._keeping(run):
                 await self._hold(run)
                 jobs += await self._turn(run)
-            except (LeaseLost, Conflict):
-                self._lose(run)
         await self._train(jobs)
         self._make_room()
 
+    @contextlib.contextmanager
+    def _keeping(self, run: HeldRun) -> Iterator[None]:
+        """What ends our hold on a run ends no other run."""
+        try:
+            yield
+        except (LeaseLost, Conflict):
+            self._lose(run)
+        except BusUnavailable as error:
+            self._doubt(run, error)
+
     async def _hold(self, run: HeldRun) -> None:
-        """Take the lease of a run that is not held yet."""
+        """Take the lease of a run that is not held yet, or whose memory is in doubt."""
         run.last_used = time.monotonic()
+        if run.stale:
+            await asyncio.gather(*run.writes, return_exceptions=True)
+            run.forget()
+            run.holder = None
+            run.stale = False
         if run.holder is None:
-            stored = await self._bus.at(names.run_stream(self._base), run.entries[0].sequence)
-            assert stored is not None, "the entry was read from there"
-            run.run_id = stored.event.get_subject() or ""
-            run.tenant = names.tenant_of(stored.event.get_source())
+            await self._identify(run)
             run.holder = await RunHolder.take(self._bus, self._blobs, self._base, run.tenant, run.root)
+            # Only now can nobody else add results: those that another holder wrote meanwhile stand.
+            run.resolve(await run.holder.resolved())
+
+    @again_when_unavailable
+    async def _identify(self, run: HeldRun) -> None:
+        """Read from an entry whose run it is."""
+        assert run.known is not None, "a run is known by its entries"
+        stored = await self._bus.at(names.run_stream(self._base), run.known.sequence)
+        assert stored is not None, "the entry was read from there"
+        run.run_id = stored.event.get_subject() or ""
+        run.tenant = names.tenant_of(stored.event.get_source())
 
     async def _turn(self, run: HeldRun) -> list[Job]:
         """Apply the next entry, or give its forward-backward commands to the shared passes."""
@@ -164,6 +203,12 @@ class TrainWorker:
         run.forget()
         run.lost = True
 
+    def _doubt(self, run: HeldRun, error: BaseException) -> None:
+        """Memory and log may differ: replay under a new lease, after which no earlier write counts."""
+        log.error("run.stale", run=run.run_id, exc_info=error)
+        run.stale = True
+        self._changed.set()
+
     def _make_room(self) -> None:
         """Drop idle runs, least recently used first, above what memory is meant for."""
         loaded = [run for run in self._runs.values() if run.state is not None]
@@ -177,20 +222,26 @@ class TrainWorker:
         """Prepare a command; None when it failed before (replay) or cannot run."""
         if entry.number in run.resolved and await self._failed_before(run, entry):
             return None
-        if run.state is None:
-            await self._record(run, entry, UserError(EMPTY_DATA).failure)
-            return None
         assert run.holder is not None, "a turn is taken by the holder"
-        _, data = await run.holder.payload(entry)
-        request = await self._compute(parse_forward_backward, data)
-        work = PassWork(
-            run.state, request.data, request.loss_fn, request.loss_fn_config, request.forward_only
-        )
-        return Job(run, entry, work, request.loss_fn)
+        try:
+            state = _state_of(run)
+            event, data = await run.holder.payload(entry)
+            request = await self._compute(parse_forward_backward, data)
+        except CommandFailed as error:
+            await self._record(run, entry, error.failure)
+            return None
+        except BusUnavailable:
+            raise
+        except Exception as error:
+            log.error("command.failed", run=run.run_id, number=entry.number, exc_info=error)
+            await self._record(run, entry, ServerError(str(error)).failure)
+            return None
+        work = PassWork(state, request.data, request.loss_fn, request.loss_fn_config, request.forward_only)
+        return Job(run, entry, work, request.loss_fn, event.get_extension("traceparent"))
 
     async def _failed_before(self, run: HeldRun, entry: Entry) -> bool:
-        subject = f"{run.root}.result.{entry.number}"
-        stored = await self._bus.first(names.run_stream(self._base), subject)
+        assert run.holder is not None, "a turn is taken by the holder"
+        stored = await run.holder.result(entry.number)
         return stored is not None and stored.event.get_type() == catalog.FAILED
 
     async def _train(self, jobs: list[Job]) -> None:
@@ -207,6 +258,7 @@ class TrainWorker:
                 return
             else:
                 for job, result in zip(jobs, results, strict=True):
+                    trace.take_up(job.traceparent)
                     await self._record(job.run, job.entry, _passed(job, result))
                 return
 
@@ -226,23 +278,23 @@ class TrainWorker:
         if not entry.is_command or (replayed and await self._failed_before(run, entry)):
             return
         assert run.holder is not None, "a turn is taken by the holder"
-        event, data = await run.holder.payload(entry)
         try:
-            done = await self._command(run, entry, event, data, replayed)
+            event, data = await run.holder.payload(entry)
+            trace.take_up(event.get_extension("traceparent"))
+            done = await self._command(run, entry, data, replayed)
         except CommandFailed as error:
             await self._record(run, entry, error.failure)
-        except (LeaseLost, Conflict):
+        except (LeaseLost, Conflict, BusUnavailable):
             raise
         except Exception as error:
             log.error("command.failed", run=run.run_id, number=entry.number, exc_info=error)
             await self._record(run, entry, ServerError(str(error)).failure)
+            run.stale = run.stale or not replayed  # it may have ended half-way
         else:
             if done is not None:
                 await self._record(run, entry, done)
 
-    async def _command(
-        self, run: HeldRun, entry: Entry, event: CloudEvent, data: bytes, replayed: bool
-    ) -> Done | None:
+    async def _command(self, run: HeldRun, entry: Entry, data: bytes, replayed: bool) -> Done | None:
         """What the command does; None when its result comes later or stands already."""
         match entry.type:
             case catalog.CREATE_MODEL:
@@ -262,11 +314,13 @@ class TrainWorker:
         return Done(CreateModelResponse(model_id=run.run_id).model_dump_json().encode(), facts=(started,))
 
     async def _step(self, run: HeldRun, entry: Entry, request: OptimStepRequest) -> Done:
-        if run.state is None:
-            raise UserError(f"model_id: run {run.run_id!r} has no weights")
-        metrics = await self._compute(self._engine.optim_step, run.state, request.adam_params)
+        state = _state_of(run)
+        metrics = await self._compute(self._engine.optim_step, state, request.adam_params)
         fact = self._fact(
-            run, entry.number, catalog.STEP_APPLIED, {"step": run.state.step, "metrics": metrics}
+            run,
+            entry.number,
+            catalog.STEP_APPLIED,
+            {"number": entry.number, "step": state.step, "metrics": metrics},
         )
         return Done(OptimStepResponse(metrics=metrics).model_dump_json().encode(), facts=(fact,))
 
@@ -277,21 +331,21 @@ class TrainWorker:
 
     async def _begin_save(self, run: HeldRun, entry: Entry, command: SaveCommand) -> None:
         """Copy the state now; write it while training goes on."""
-        if run.state is None:
-            raise UserError(f"model_id: run {run.run_id!r} has no weights")
-        copy = await self._compute(run.state.copy)
-        assert run.holder is not None, "a turn is taken by the holder"
-        record = await self._records.get(RunRecord, run.tenant, run.run_id)
-        save = self._exports.save(run.holder, run.tenant, record, entry.number, copy, command)
-        self._spawn(run, self._finish_save(run, entry, command, save))
+        copy = await self._compute(_state_of(run).copy)
+        self._spawn(run, self._save(run, entry, command, copy))
 
-    async def _finish_save(
-        self, run: HeldRun, entry: Entry, command: SaveCommand, save: Coroutine[Any, Any, Any]
-    ) -> None:
+    async def _save(self, run: HeldRun, entry: Entry, command: SaveCommand, copy: TrainRun) -> None:
+        assert run.holder is not None, "weights are saved by the holder"
         try:
-            saved, news = await save
+            async with run.saving:
+                saved, news = await self._exports.save(
+                    run.holder, run.tenant, run.run_id, entry.number, copy, command
+                )
         except CommandFailed as error:
             await self._write(run, entry, error.failure)
+            return
+        except OSError as error:
+            await self._write(run, entry, ServerError(f"the files cannot be written: {error}").failure)
             return
         answer: dict[str, Any] = {"path": saved.path, "size_bytes": saved.size_bytes}
         if command.sampler_id is not None:
@@ -305,6 +359,11 @@ class TrainWorker:
         """Write a result in the background, unless one stands."""
         if entry.number not in run.resolved:
             self._spawn(run, self._write(run, entry, done))
+        elif isinstance(done, Failure) and run.beyond_repair is None:
+            # It went well once. Weights without its effect would be other weights than the client was told of.
+            log.error("replay.failed", run=run.run_id, number=entry.number, reason=done.message)
+            message = f"the state of this run cannot be restored: operation {entry.number}: {done.message}"
+            run.beyond_repair = Failure(message=message, category="server")
 
     async def _write(self, run: HeldRun, entry: Entry, done: Done | Failure) -> None:
         failed = isinstance(done, Failure)
@@ -320,11 +379,10 @@ class TrainWorker:
         assert run.holder is not None, "results are written by the holder"
         subject = f"{run.root}.result.{entry.number}"
         news = () if isinstance(done, Failure) else done.facts
-        await asyncio.gather(
-            *(facts.publish(self._bus, run.tenant, fact) for fact in news),
-            run.holder.write(subject, await claims.check_in(self._blobs, run.tenant, event)),
-        )
-        run.resolved.add(entry.number)
+        for fact in news:  # before the result: a replay says nothing again
+            await facts.publish(self._bus, run.tenant, fact)
+        await run.holder.write(subject, await claims.check_in(self._blobs, run.tenant, event))
+        run.resolve([entry.number])
 
     def _spawn(self, run: HeldRun, writing: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(writing)
@@ -333,11 +391,14 @@ class TrainWorker:
 
     def _written(self, run: HeldRun, task: "asyncio.Task[None]") -> None:
         run.writes.discard(task)
-        if task.cancelled() or task.exception() is None:
-            return
-        if not isinstance(task.exception(), LeaseLost):
-            log.error("result.not_written", run=run.run_id, exc_info=task.exception())
-        self._lose(run)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, LeaseLost):
+            self._lose(run)
+        elif isinstance(error, BusUnavailable):
+            self._doubt(run, error)
+        elif error is not None:
+            self._failure = error
+            self._changed.set()
 
     def _fact(self, run: HeldRun, number: int, type_: str, data: dict[str, Any]) -> CloudEvent:
         return _fact(run, number, type_, data)
@@ -347,22 +408,17 @@ class TrainWorker:
     def _next_gap(self) -> float | None:
         """Seconds until the next missing number is given up."""
         ends = [
-            gap_deadline(gap.since, self._gap_seconds)
-            for run in self._runs.values()
-            if (gap := run.order.gap())
+            gap_deadline(gap.since, self._gap_seconds) for run in self._runs.values() if (gap := run.gap())
         ]
         return max(0.0, min(ends)) if ends else None
 
     async def _release_gaps(self) -> None:
-        for run in self._runs.values():
-            gap = run.order.gap()
-            if gap is None or run.lost or not run.entries or gap_deadline(gap.since, self._gap_seconds) > 0:
-                continue
-            try:
-                await self._hold(run)
-                await self._release(run, gap.number)
-            except (LeaseLost, Conflict):
-                self._lose(run)
+        for run in list(self._runs.values()):
+            gap = run.gap()
+            if gap is not None and gap_deadline(gap.since, self._gap_seconds) <= 0:
+                with self._keeping(run):
+                    await self._hold(run)
+                    await self._release(run, gap.number)
 
     async def _release(self, run: HeldRun, number: int) -> None:
         """Give up a number by a fenced entry; whichever entry came first is that number's."""
@@ -377,12 +433,20 @@ class TrainWorker:
         )
         assert run.holder is not None, "gaps are released by the holder"
         await run.holder.write(f"{run.root}.cmd.{number}", event)
-        self._changed.clear()
-        await asyncio.wait_for(self._changed.wait(), 10.0)
+        run.given_up = number
 
     async def _compute(self, function: Callable[..., T], *arguments: object) -> T:
         """Run in the one thread that owns the model."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+
+def _state_of(run: HeldRun) -> TrainRun:
+    """The state that a command works on. Raises CommandFailed when there is none to be trusted."""
+    if run.beyond_repair is not None:
+        raise ServerError(run.beyond_repair.message)
+    if run.state is None:
+        raise UserError(f"model_id: run {run.run_id!r} has no weights; its creation failed")
+    return run.state
 
 
 def _failure_of(error: WorkError) -> Failure:
