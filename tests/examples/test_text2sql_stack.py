@@ -27,25 +27,31 @@ def test_the_stack_is_ready_at_the_url_it_prints_and_is_stopped_by_ctrl_c(
     script = command(
         tmp_path,
         """
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+        data_dir = sys.argv[sys.argv.index("--data-dir") + 1]
         print("starting", flush=True)
-        print("ready http://127.0.0.1:4711", flush=True)
-        open(sys.argv[5] + "/arguments", "w").write("\\n".join([str(os.getpid()), *sys.argv[1:]]))
         try:
+            print("ready http://127.0.0.1:4711", flush=True)
             signal.pause()
         except KeyboardInterrupt:
-            open(sys.argv[5] + "/stopped", "w").close()
+            with open(data_dir + "/stopped", "w") as file:
+                file.write(" ".join(sys.argv[1:]))
         """,
     )
     monkeypatch.setattr(stack, "_rekindle", lambda: str(script))
     data_dir = tmp_path / "data"
+    before = set(psutil.Process().children())
     with running_stack(None, "text2sql=/models/x", data_dir) as running:
         assert running.url == "http://127.0.0.1:4711"
         running.measure()
         ours = psutil.Process().memory_info().rss
         assert running.peak_rss_bytes > ours * 0.9
-        children = psutil.Process().children()
-        assert children
-    assert not any(child.is_running() for child in children)
+        started = set(psutil.Process().children()) - before
+        assert len(started) == 1
+    assert not any(child.is_running() for child in started)
+    # Written on Ctrl-C alone.
+    arguments = f"up --base-model text2sql=/models/x --data-dir {data_dir} --port 0"
+    assert (data_dir / "stopped").read_text() == arguments
 
 
 def test_a_stack_that_does_not_start_shows_the_end_of_its_log(
