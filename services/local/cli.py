@@ -96,14 +96,22 @@ def ps(
 
 def _rows(data_dir: Path) -> list[dict[str, object]]:
     """Rows of the running stack with their memory; none when nothing runs."""
-    if not state_path(data_dir).exists():
-        return []
     try:
+        rows: list[dict[str, object]] = json.loads(state_path(data_dir).read_text())
         lock(data_dir).close()
+        return []  # left behind by a supervisor that was killed
+    except FileNotFoundError:
         return []
     except DataDirInUse:
-        rows: list[dict[str, object]] = json.loads(state_path(data_dir).read_text())
-    for row in rows:
-        if isinstance(row["pid"], int) and psutil.pid_exists(row["pid"]):
-            row["rss_bytes"] = psutil.Process(row["pid"]).memory_info().rss
-    return rows
+        for row in rows:
+            row["rss_bytes"] = _memory(row["pid"])
+        return rows
+
+
+def _memory(pid: object) -> int | None:
+    """Resident bytes of a process, None when it has just ended."""
+    try:
+        rss: int | None = psutil.Process(pid).memory_info().rss if isinstance(pid, int) else None
+        return rss
+    except psutil.NoSuchProcess:
+        return None

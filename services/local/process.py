@@ -75,9 +75,12 @@ class Child:
 
 
 def _die_with_parent() -> None:
-    """Ask Linux to send SIGTERM when the parent dies; other systems have no such thing."""
+    """Ask Linux to kill it when the parent dies; other systems have no such thing.
+
+    Not SIGTERM: nobody is left to insist, and a process may die at any moment without harm.
+    """
     if hasattr(ctypes, "CDLL") and os.uname().sysname == "Linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _rotate(log: Path) -> None:

@@ -97,7 +97,6 @@ def _gateway(options: StackOptions) -> Child:
     child.environment |= {
         "REKINDLE_SOCKET_FD": str(options.socket_fd),
         "REKINDLE_HOST": options.host,
-        "REKINDLE_API_KEYS": _json_list([sha256(key.encode()).hexdigest() for key in options.api_keys]),
     }
     return child
 
@@ -112,6 +111,8 @@ def _environment(options: StackOptions) -> dict[str, str]:
         "REKINDLE_BLOBS": str(options.data_dir / "blobs"),
         "REKINDLE_EXTERNAL_URLS_SECRET": _secret(options.data_dir),
         "REKINDLE_GRACE_SECONDS": str(GRACE_SECONDS),
+        # each service serves its own routes too, at a port of this machine that any of its users can reach
+        "REKINDLE_API_KEYS": _json_list([sha256(key.encode()).hexdigest() for key in options.api_keys]),
         # Several processes share the cores: threads that spin while they wait would take them from each other.
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "TOKENIZERS_PARALLELISM": "false",

@@ -16,9 +16,10 @@ from typing import IO
 
 import httpx
 import structlog
-from tenacity import retry, retry_if_exception_type, wait_fixed
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from events.bus import Bus
+from events.failure import BusUnavailable
 from services.local import nats_server, stack
 from services.local.process import Child
 from services.local.stack import StackOptions
@@ -26,7 +27,11 @@ from services.local.stack import StackOptions
 log = structlog.get_logger(__name__)
 
 MAX_EARLY_EXITS = 5
+MAX_FIRST_EXITS = 2
+"""Of a stack that was never ready: what cannot start shall say so soon."""
 STOP_PATIENCE = 10.0
+NATS_PATIENCE = 15.0
+"""Seconds that NATS may take to answer at the start."""
 
 
 class StackFailed(Exception):
@@ -50,14 +55,18 @@ def lock(data_dir: Path) -> IO[str]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """The gateway's socket, held here so that a gateway's death refuses no connection."""
+    """The gateway's socket, held here so that its death refuses no connection. Raises StackFailed."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     held = socket.socket(family, socket.SOCK_STREAM)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Accepted connections inherit it; the gateway's event loop takes an inherited socket for a Unix one and
     # does not set it, and then small answers wait 40 ms for the client's delayed acknowledgement.
     held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    held.bind((host, port))
+    try:
+        held.bind((host, port))
+    except OSError as error:
+        held.close()
+        raise StackFailed(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
     held.listen(4096)
     held.set_inheritable(True)
     return held
@@ -71,6 +80,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._watchers: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._was_ready = False
 
     async def run(self, ready: Callable[[], None], stop: asyncio.Event) -> None:
         """Start everything, call `ready`, and go on until `stop` is set. Raises StackFailed."""
@@ -80,20 +90,27 @@ class Supervisor:
                 self._watch(child)
             await self._until_ready(stop)
             if not stop.is_set():
+                self._was_ready = True
                 ready()
             await stop.wait()
         finally:
             await self._stop_all()
 
     async def _start_nats(self) -> None:
+        """Start the server, unless an outside one is used, and wait for it. Raises StackFailed."""
         child = stack.nats_child(self._options)
-        if child is None:
-            return
-        self._watch(child)
-        url = nats_server.address(self._options.data_dir).url
-        bus = await asyncio.wait_for(Bus.connect(url, name="supervisor"), 30.0)
-        await bus.ensure_shared_streams()
-        await bus.close()
+        if child is not None:
+            await _until_free(nats_server.address(self._options.data_dir).port)
+            self._watch(child)
+        url = self._options.outside_nats or nats_server.address(self._options.data_dir).url
+        try:
+            async with asyncio.timeout(NATS_PATIENCE):
+                bus = await Bus.connect(url, name="supervisor")
+                await bus.ensure_shared_streams()
+                await bus.close()
+        except (TimeoutError, BusUnavailable) as error:
+            said = f":\n{child.last_words()}" if child is not None else " (NATS_URL)"
+            raise StackFailed(f"NATS does not answer within {NATS_PATIENCE:.0f} s{said}") from error
 
     def _watch(self, child: Child) -> None:
         self._children.append(child)
@@ -101,7 +118,7 @@ class Supervisor:
 
     async def _keep_alive(self, child: Child) -> None:
         """Start the child again whenever it ends, more slowly while it fails at once."""
-        while not self._stopping and child.early_exits < MAX_EARLY_EXITS:
+        while not self._stopping and child.early_exits < self._most_exits:
             await child.start()
             self._write_state()
             assert child.process is not None, "just started"
@@ -117,6 +134,10 @@ class Supervisor:
             child.state = "failed"
             self._write_state()
 
+    @property
+    def _most_exits(self) -> int:
+        return MAX_EARLY_EXITS if self._was_ready else MAX_FIRST_EXITS
+
     async def _until_healthy(self, child: Child) -> None:
         if child.health_url is not None:
             await _healthy(child.health_url)
@@ -129,7 +150,7 @@ class Supervisor:
             failed = next((child for child in self._children if child.state == "failed"), None)
             if failed is not None:
                 words = failed.last_words()
-                raise StackFailed(f"{failed.name} ended {MAX_EARLY_EXITS} times at its start:\n{words}")
+                raise StackFailed(f"{failed.name} ended {failed.early_exits} times at its start:\n{words}")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 0.05)
 
@@ -158,6 +179,17 @@ class Supervisor:
         temporary = path.with_suffix(".new")
         temporary.write_text(json.dumps(rows))
         temporary.replace(path)
+
+
+@retry(
+    retry=retry_if_exception_type(StackFailed), wait=wait_fixed(0.1), stop=stop_after_delay(5), reraise=True
+)
+async def _until_free(port: int) -> None:
+    """Wait for a server of a killed supervisor to be gone. Raises StackFailed when another process has the port."""
+    try:
+        listen("127.0.0.1", port).close()
+    except StackFailed as error:
+        raise StackFailed(f"NATS: {error}; the port stands in nats.json") from error
 
 
 class _NotYet(Exception):

@@ -152,10 +152,8 @@ def test_the_catalogue_lists_describes_and_forgets(
     assert changed.expires_at is None and changed.public
     rest.unpublish_checkpoint_from_tinker_path(path).result(WAIT)
     rest.delete_checkpoint_from_tinker_path(path).result(WAIT)
-    left = ["sampler_weights/two"]
-    assert [c.checkpoint_id for c in rest.list_checkpoints(training.model_id).result(WAIT).checkpoints] == [
-        "sampler_weights/two"
-    ]
+    left = rest.list_checkpoints(training.model_id).result(WAIT).checkpoints
+    assert [one.checkpoint_id for one in left] == ["sampler_weights/two"]
     with pytest.raises(tinker.NotFoundError):
         rest.delete_checkpoint_from_tinker_path(path).result(WAIT)
     with pytest.raises(tinker.RequestFailedError, match="does not exist"):

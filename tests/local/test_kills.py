@@ -1,0 +1,83 @@
+"""Any process may be killed at any moment: it comes back, and a loop through the SDK notices nothing."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+import tinker
+from tinker import types
+
+from tests.e2e.conftest import connected
+from tests.e2e.loops import WAIT, client, loss, tokens, train
+from tests.stack import Stack, running_stack
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def own_stack(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack that nobody else uses, to be hurt."""
+    with running_stack(tiny_model_dir, tmp_path_factory.mktemp("hurt") / "data") as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def undisturbed(own_stack: Stack) -> float:
+    """The loss that a loop arrives at when nothing is killed."""
+    with connected(own_stack.url) as service:
+        return loop(service, own_stack, Future())
+
+
+def loop(service: tinker.ServiceClient, stack: Stack, underway: "Future[None]") -> float:
+    """Train and sample by turns; the loss at the end."""
+    training = client(service, stack.base_model)
+    for step in range(STEPS):
+        train(training, 1)
+        sampler = training.save_weights_and_get_sampling_client().result(WAIT)
+        futures = [
+            sampler.sample(tokens(5, 6), 2, types.SamplingParams(max_tokens=20, stop=[])) for _ in range(4)
+        ]
+        if step == 3:
+            underway.set_result(None)
+        assert all(len(future.result(WAIT).sequences) == 2 for future in futures)
+    return loss(training)
+
+
+def pid_of(stack: Stack, service: str) -> int | None:
+    rows = json.loads((stack.data_dir / "processes.json").read_text())
+    return next((row["pid"] for row in rows if row["service"] == service and row["state"] == "ready"), None)
+
+
+def until_back(stack: Stack, service: str, killed: int, seconds: float = 60.0) -> None:
+    """Wait for another process of that service to be ready."""
+    deadline = time.monotonic() + seconds
+    while pid_of(stack, service) in (None, killed):
+        assert time.monotonic() < deadline, f"{service} did not come back"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("service_name", ["gateway", "sample", "train", "nats", "checkpoint"])
+@pytest.mark.parametrize("kills", [1, 3])
+def test_a_loop_goes_on_while_a_process_is_killed(
+    own_stack: Stack, undisturbed: float, service_name: str, kills: int
+) -> None:
+    underway: Future[None] = Future()
+    with connected(own_stack.url) as service, ThreadPoolExecutor(1) as pool:
+        ending = pool.submit(loop, service, own_stack, underway)
+        underway.result(WAIT * 2)
+        for _ in range(kills):
+            pid = pid_of(own_stack, service_name)
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            until_back(own_stack, service_name, pid)
+        assert ending.result(150) == pytest.approx(undisturbed, rel=1e-3), (
+            "a gradient was lost or applied twice"
+        )
+    assert psutil.pid_exists(own_stack.pid)
