@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-DEMO: Mapping[str, int] = {
+DEMO: Mapping[str, Any] = {
     "hidden_size": 96,
     "intermediate_size": 288,
     "num_hidden_layers": 3,
@@ -18,7 +19,7 @@ DEMO: Mapping[str, int] = {
 """The demo's: 0.4 M parameters."""
 
 
-def make_model(folder: Path, shape: Mapping[str, int]) -> Path:
+def make_model(folder: Path, shape: Mapping[str, Any]) -> Path:
     """Write a Qwen3 of that shape, without a tokenizer; returns the folder."""
     torch.manual_seed(0)
     config = Qwen3Config(

@@ -64,7 +64,7 @@ class Size:
             tie_word_embeddings=True,
         )
         torch.manual_seed(0)
-        Qwen3ForCausalLM(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
+        Qwen3ForCausalLM(config).save_pretrained(folder)
         return folder
 
 
