@@ -6,10 +6,21 @@ envelope.py  CloudEvents 1.0 and their NATS binding
 failure.py   what went wrong, and whose fault it is
 bus.py       the connection: append, read back, pull, listen
 streams.py   which streams there are and what each promises
-runlog.py    a training run as a log: order, lease, fenced results
+pull.py      continuous pull from a consumer
+runlog.py    a training run as a log: lease, fenced results
+order.py     the order of a run's commands, a pure function
+commands.py  commands as edges make them
+weights.py   what saving and loading weights carries
+checkpoints.py  which adapters exist, and where their files lie
+facts.py     news for anyone
 worker.py    work queues: heartbeats, redelivery, dead letters
 futures.py   from a request id to its one result
 records.py   small named facts of the world: sessions, runs, samplers, models
 blobs.py     what is too large for an event
 edge.py      what every HTTP edge shares
+serve.py     an application as a process
+settings.py  what every service is told by its environment
+trace.py     which trace the work at hand belongs to
+logs.py      structured logging
+tasks.py     ending tasks for good
 """

@@ -28,7 +28,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from events import trace
+from events import tasks, trace
 from events.blobs import Blobs, open_blobs
 from events.bus import Bus
 from events.checkpoints import Checkpoints
@@ -272,8 +272,7 @@ def make_app(
             edge.ready.set()
         yield
         if work is not None:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+            await tasks.end(work, patience=10.0)
         await edge.bus.close()
 
     app = FastAPI(title=f"Rekindle {service}", lifespan=lifespan, docs_url="/docs", redoc_url=None)

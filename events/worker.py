@@ -17,7 +17,7 @@ from cloudevents.core.v1.event import CloudEvent
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from events import blobs as claims
-from events import catalog, envelope, facts, names, trace
+from events import catalog, envelope, facts, names, tasks, trace
 from events.blobs import Blobs
 from events.bus import SILENCE, Bus, again_when_unavailable, until_available
 from events.failure import BusUnavailable, CommandFailed, Failure, StreamFull, WorkerBroken
@@ -88,16 +88,13 @@ class QueueWorker:
     async def run(self) -> None:
         """Work until cancelled; what is in hand then goes back to the queue. Raises WorkerBroken."""
         self._broken = asyncio.get_running_loop().create_future()
-        tasks = [asyncio.create_task(self._keep_alive()), asyncio.create_task(self._pull_for_ever())]
+        loops = [asyncio.create_task(self._keep_alive()), asyncio.create_task(self._pull_for_ever())]
         try:
-            done, _ = await asyncio.wait({*tasks, self._broken}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({*loops, self._broken}, return_when=asyncio.FIRST_COMPLETED)
             await done.pop()
         finally:
             in_hand = dict(self._in_hand)
-            ending = [*tasks, *in_hand.values()]
-            for task in ending:
-                task.cancel()
-            await asyncio.gather(*ending, return_exceptions=True)
+            await tasks.end(*loops, *in_hand.values())
             await self._give_back(list(in_hand))
 
     async def _give_back(self, deliveries: list[Delivery]) -> None:

@@ -24,7 +24,7 @@ from rekindle.types.requests import (
 )
 
 from events import blobs as claims
-from events import catalog, envelope, facts, names, trace
+from events import catalog, envelope, facts, names, tasks, trace
 from events.blobs import Blobs
 from events.bus import Bus, again_when_unavailable
 from events.checkpoints import Checkpoints
@@ -110,18 +110,16 @@ class TrainWorker:
                 await self._wait_for_work(reading)
                 await self._round()
         finally:
-            reading.cancel()
             self._thread.shutdown(wait=False, cancel_futures=True)
-            await asyncio.gather(reading, return_exceptions=True)
+            await tasks.end(reading)
             await self._end_writes()
 
     async def _end_writes(self) -> None:
         """Let results that are on their way arrive; whatever does not is computed again from the log."""
         writes = {task for run in self._runs.values() for task in run.writes}
         if writes:
-            _, late = await asyncio.wait(writes, timeout=END_SECONDS)
-            for task in late:
-                task.cancel()
+            await asyncio.wait(writes, timeout=END_SECONDS)
+            await tasks.end(*writes)
 
     async def _read(self, reader: LogReader) -> None:
         async for root, entry in reader.entries():

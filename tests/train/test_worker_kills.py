@@ -65,13 +65,13 @@ async def test_workers_killed_at_random_moments_leave_the_same_weights(lab: Lab,
     await lab.save(hard, end, "end")
     kills = 0
     while len(await lab.entries(hard, "result.*")) <= end:
-        async with lab.worker() as worker:
+        async with lab.worker():
             if kills < 25:
                 await asyncio.sleep(chance.random() ** 2 * 0.2)
             else:
                 await lab.ends_well(hard, end)
             kills += 1
-            assert worker is not None
+    assert kills > 2, "the worker was killed in the middle"
     await lab.ends_well(hard, *range(end + 1))
     await lab.each_resolved_once(hard, end + 1)
     assert_same(await lab.weights(hard, "end"), await lab.weights(calm, "end"))
@@ -195,11 +195,10 @@ async def test_a_restart_of_nats_in_the_middle_loses_and_repeats_nothing(lab: La
 
 async def test_two_workers_at_once_end_in_one_history(lab: Lab) -> None:
     run = await lab.new_run()
-    async with lab.worker() as one, lab.worker() as other:
+    async with lab.worker(), lab.worker():
         end = await lab.lesson(run, 1, 4)
         await lab.save(run, end, "end")
         await lab.ends_well(run, *range(end + 1))
-        assert one is not other
     await lab.each_resolved_once(run, end + 1)
     calm = await lab.new_run("calm")
     await lab.lesson(calm, 1, 4)

@@ -12,7 +12,7 @@ import numpy as np
 from rekindle.types.datums import Datum, ForwardBackwardRequest, encode_forward_backward
 from safetensors.numpy import load_file
 
-from events import catalog, envelope, names
+from events import catalog, envelope, names, tasks
 from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.checkpoints import CheckpointEntry, Checkpoints
@@ -152,9 +152,7 @@ class Lab:
                 task.result()
         finally:
             writes = [write for run in worker._runs.values() for write in run.writes]
-            for doomed in [*writes, task]:
-                doomed.cancel()
-            await asyncio.gather(task, *writes, return_exceptions=True)
+            await tasks.end(*writes, task)
             await own.close()
 
 
