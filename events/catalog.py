@@ -24,6 +24,8 @@ RELEASED = f"{PREFIX}train.released"
 LEASE = f"{PREFIX}train.lease"
 CHECKPOINT = f"{PREFIX}train.checkpoint"
 
+RECORD = f"{PREFIX}record.written"
+
 RESOLVED = f"{PREFIX}future.resolved"
 FAILED = f"{PREFIX}future.failed"
 
@@ -42,7 +44,7 @@ class Kind:
 
     type: str
     role: Literal["command", "entry", "result", "fact"]
-    """`entry`: written in a run's log beside its commands."""
+    """`entry`: written beside commands, in a run's log or among the records; no work for anyone."""
     payload: str
     result: str | None
     """What a command's future resolves to, None = nothing to resolve."""
@@ -73,6 +75,7 @@ TABLE: tuple[Kind, ...] = (
     Kind(RELEASED, "entry", "Failure (JSON)", None, _COMMAND),
     Kind(LEASE, "entry", "{epoch, holder} (JSON)", None, _RUN + "lease"),
     Kind(CHECKPOINT, "entry", "CheckpointEntry (JSON)", None, _RUN + "checkpoint.<kind>.<name>"),
+    Kind(RECORD, "entry", "a record of records.py (JSON)", None, "record.<kind>.<tenant>.<key>"),
     Kind(
         RESOLVED,
         "result",

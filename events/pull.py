@@ -26,7 +26,7 @@ class ConsumerGone(Exception):
 
 
 class DemandEnded(Exception):
-    """A request expired, or the connection was away and with it all demand."""
+    """A request expired, the connection was away and with it all demand, or there is room for more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,9 +109,13 @@ class Puller:
             raise item
         return item
 
+    def wake(self) -> None:
+        """Let `next` return, because demand has changed."""
+        self._queue.put_nowait(DemandEnded())
+
     def _reconnected(self) -> None:
         self._outstanding = 0
-        self._queue.put_nowait(DemandEnded())
+        self.wake()
 
     async def _received(self, message: Msg) -> None:
         status = (message.headers or {}).get("Status")
@@ -130,7 +134,7 @@ class Puller:
         if status in ("404", "503") or "deleted" in reason:
             self._queue.put_nowait(ConsumerGone(f"{self._request_subject}: {status} {reason}"))
         elif "exceeded" not in reason:  # over a limit, asking again at once would only be refused again
-            self._queue.put_nowait(DemandEnded())
+            self.wake()
 
 
 def _delivery(message: Msg) -> Delivery:

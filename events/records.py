@@ -10,7 +10,7 @@ from cachetools import LRUCache
 from pydantic import BaseModel, ConfigDict
 from rekindle.types import TinkerPath
 
-from events import envelope, names
+from events import catalog, envelope, names
 from events.bus import Bus, Stored
 from events.failure import Conflict, Failure, NotFound
 from events.streams import RECORDS
@@ -145,7 +145,7 @@ class Records:
     async def _write(self, tenant: str, key: str, record: Record, expect_last: int | None) -> None:
         kind = KINDS[type(record)]
         event = envelope.make_event(
-            f"dev.rekindle.record.{kind}",
+            catalog.RECORD,
             id=key,
             tenant=tenant,
             service="records",

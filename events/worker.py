@@ -73,11 +73,12 @@ class QueueWorker:
         self._handler = handler
         self._budget = budget
         self._used = 0
-        self._mean_cost = budget / FIRST_WANTED
+        self._mean_cost = max(1.0, budget / FIRST_WANTED)
         self._admission = asyncio.Lock()  # fair: first come, first admitted
         self._room = asyncio.Event()
         self._in_hand: dict[Delivery, asyncio.Task[None]] = {}
         self._waiting: set[Delivery] = set()
+        self._puller: Puller | None = None
         self._broken: asyncio.Future[None] | None = None
 
     @property
@@ -112,11 +113,11 @@ class QueueWorker:
                 log.info("consumer.gone", consumer=self._queue.consumer)
 
     async def _pull_all(self) -> None:
-        puller = await self._open()
+        self._puller = puller = await self._open()
         try:
             while True:
-                await self._wait_for_room()
-                await puller.want(self._affordable())
+                if self._used < self._budget and not self._waiting:
+                    await puller.want(self._affordable())
                 delivery = await puller.next(timeout=10.0)
                 while delivery is not None:
                     self._begin(delivery)
@@ -140,11 +141,11 @@ class QueueWorker:
         await self._bus.ensure_consumer(self._queue.stream, config)
         return await Puller(self._bus, self._queue.stream, self._queue.consumer).start()
 
-    async def _wait_for_room(self) -> None:
-        """Wait until nothing waits here and the budget is not used up."""
-        while self._used >= self._budget or self._waiting:
-            self._room.clear()
-            await self._room.wait()
+    def _has_room(self) -> None:
+        """Tell who waits here for room, and the loop that asks for more."""
+        self._room.set()
+        if self._puller is not None:
+            self._puller.wake()
 
     def _begin(self, delivery: Delivery) -> None:
         task = asyncio.create_task(self._work(delivery))
@@ -154,7 +155,7 @@ class QueueWorker:
 
     def _finished(self, delivery: Delivery, task: "asyncio.Task[None]") -> None:
         self._waiting.discard(delivery)
-        self._room.set()
+        self._has_room()
         del self._in_hand[delivery]
         if task.cancelled() or (error := task.exception()) is None:
             return
@@ -203,12 +204,12 @@ class QueueWorker:
                 await self._room.wait()
             self._used += cost
         self._waiting.discard(delivery)
-        self._room.set()
+        self._has_room()
         try:
             return await self._handler(event, data)
         finally:
             self._used -= cost
-            self._room.set()
+            self._has_room()
 
     async def _settled_before(self, delivery: Delivery, event: CloudEvent) -> bool:
         """A redelivery whose result stands is acknowledged; one that killed too many workers fails."""

@@ -381,7 +381,7 @@ async def test_two_who_get_the_same_message_answer_once(shop: Shop, monkeypatch:
     await shop.submit(1)
     with monkeypatch.context() as mute:
         mute.setattr(QueueWorker, "_keep_alive", lambda _: asyncio.Event().wait())
-        async with shop.worker(first), asyncio.timeout(30):
+        async with shop.worker(first, budget=1), asyncio.timeout(30):
             await begun.wait()
             async with shop.worker(second):
                 assert await shop.answer(1) == b"second"

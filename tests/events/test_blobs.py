@@ -1,0 +1,129 @@
+"""Blobs appear whole, never change, and stay inside their store."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from events import blobs as claims
+from events import envelope
+from events.blobs import CLAIM_BYTES, FolderBlobs, open_blobs
+from events.failure import NotFound
+
+
+def filled(blobs: FolderBlobs, **files: bytes) -> Path:
+    folder = blobs.staging()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+async def test_what_was_put_is_read_back_and_never_changes(blobs: FolderBlobs) -> None:
+    await blobs.put("t/a/b", b"first")
+    await blobs.put("t/a/b", b"second")
+    assert await blobs.get("t/a/b") == b"first"
+
+
+async def test_what_is_not_there_is_not_found(blobs: FolderBlobs) -> None:
+    with pytest.raises(NotFound):
+        await blobs.get("t/none")
+    with pytest.raises(NotFound):
+        await blobs.folder("t/none")
+    await blobs.delete("t/none")
+
+
+async def test_a_reader_never_sees_half_a_blob(blobs: FolderBlobs) -> None:
+    whole = os.urandom(3_000_000)
+    seen: list[bytes] = []
+
+    async def watch() -> None:
+        while not seen:
+            try:
+                seen.append(await blobs.get("t/large"))
+            except NotFound:
+                await asyncio.sleep(0)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.gather(*(blobs.put("t/large", whole) for _ in range(4)))
+    await watching
+    assert seen == [whole]
+    assert list((blobs._root / "aside").iterdir()) == []
+
+
+async def test_a_write_that_fails_leaves_nothing_behind(
+    blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="no space"):
+            await blobs.put("t/a", b"data")
+    assert list((blobs._root / "aside").iterdir()) == []
+    with pytest.raises(NotFound):
+        await blobs.get("t/a")
+    await blobs.put("t/a", b"data")
+    assert await blobs.get("t/a") == b"data"
+
+
+async def test_a_folder_is_moved_in_once(blobs: FolderBlobs) -> None:
+    assert await blobs.put_folder("t/run/w/1", filled(blobs, a=b"12", b=b"345")) == 5
+    again = filled(blobs, a=b"99", b=b"999")
+    assert await blobs.put_folder("t/run/w/1", again) == 5
+    assert not again.exists()
+    folder = await blobs.folder("t/run/w/1")
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == {"a": b"12", "b": b"345"}
+
+
+async def test_what_was_deleted_is_gone_without_a_trace(blobs: FolderBlobs) -> None:
+    await blobs.put_folder("t/run/w/1", filled(blobs, a=b"12"))
+    await blobs.put("t/a", b"x")
+    await blobs.delete("t/run/w/1")
+    await blobs.delete("t/run/w/1")
+    await blobs.delete("t/a")
+    with pytest.raises(NotFound):
+        await blobs.folder("t/run/w/1")
+    with pytest.raises(NotFound):
+        await blobs.get("t/a")
+    assert list((blobs._root / "aside").iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["../outside", "/etc/passwd", "t/../../outside", "", ".", "t/.."])
+async def test_no_key_leads_out_of_the_store(blobs: FolderBlobs, key: str) -> None:
+    for attempt in (blobs.put(key, b"x"), blobs.get(key), blobs.folder(key), blobs.delete(key)):
+        with pytest.raises(AssertionError, match="leaves the store"):
+            await attempt
+    assert not (blobs._root.parent / "outside").exists()
+
+
+async def test_a_link_does_not_lead_out_of_the_store(blobs: FolderBlobs, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"x")
+    (blobs._root / "link").symlink_to(secret)
+    with pytest.raises(AssertionError, match="leaves the store"):
+        await blobs.get("link")
+
+
+@pytest.mark.parametrize(("size", "elsewhere"), [(CLAIM_BYTES, False), (CLAIM_BYTES + 1, True)])
+async def test_large_data_travel_by_reference(blobs: FolderBlobs, size: int, elsewhere: bool) -> None:
+    data = os.urandom(size)
+    sent = envelope.make_event("t", id="1", tenant="local", service="s", subject="s", data=data, number="3")
+    event = await claims.check_in(blobs, "local", sent)
+    assert bool(event.get_extension("dataref")) == elsewhere
+    assert (event.get_data() == b"") == elsewhere
+    assert event.get_extension("number") == "3"
+    headers, body = envelope.to_message(event)
+    assert await claims.check_out(blobs, envelope.from_message(headers, body)) == data
+
+
+async def test_a_reference_to_nothing_is_not_found(blobs: FolderBlobs) -> None:
+    event = envelope.make_event("t", id="1", tenant="l", service="s", subject="s", data=b"", dataref="l/none")
+    with pytest.raises(NotFound):
+        await claims.check_out(blobs, event)
+
+
+def test_only_folders_are_served() -> None:
+    with pytest.raises(ValueError, match="not a folder"):
+        open_blobs("s3://bucket")
