@@ -53,14 +53,15 @@ SILENCE = (
 
 again_when_unavailable = retry(
     retry=retry_if_exception_type(BusUnavailable),
-    wait=wait_exponential_jitter(multiplier=0.05, max=2.0),
+    wait=wait_exponential_jitter(multiplier=0.05, max=2.0, jitter=0.05),
     stop=stop_after_delay(30),
     reraise=True,
 )
 """Tries a function that can be repeated again while the bus is away, for 30 s."""
 
 until_available = retry(
-    retry=retry_if_exception_type(BusUnavailable), wait=wait_exponential_jitter(multiplier=0.05, max=2.0)
+    retry=retry_if_exception_type(BusUnavailable),
+    wait=wait_exponential_jitter(multiplier=0.05, max=2.0, jitter=0.05),
 )
 """The same without an end, for work that nobody waits for in person."""
 

@@ -200,7 +200,7 @@ class RunHolder:
             doubtful = False
             async for attempt in AsyncRetrying(
                 retry=retry_if_exception_type((BusUnavailable, StreamFull)),
-                wait=wait_exponential_jitter(multiplier=0.02, max=2.0),
+                wait=wait_exponential_jitter(multiplier=0.02, max=2.0, jitter=0.05),
                 stop=stop_after_delay(WRITE_SECONDS),
                 reraise=True,
             ):
