@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from events import names
+from events import names, tasks
 from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.envelope import CloudEvent
@@ -65,17 +65,34 @@ async def test_workers_killed_at_random_moments_leave_the_same_weights(lab: Lab,
     await lab.save(hard, end, "end")
     kills = 0
     while len(await lab.entries(hard, "result.*")) <= end:
-        async with lab.worker():
-            if kills < 25:
-                await asyncio.sleep(chance.random() ** 2 * 0.2)
-            else:
-                await lab.ends_well(hard, end)
-            kills += 1
+        reached = asyncio.Event()
+        bus = await BadLink.connect(lab.url, name="worker")
+        bus.lost = dying(chance.randrange(1, 16), reached)  # type: ignore[attr-defined]
+        async with lab.worker(bus):
+            polling = asyncio.create_task(lab.end(hard, end))
+            await asyncio.wait({asyncio.create_task(reached.wait()), polling}, return_when="FIRST_COMPLETED")
+            kills += reached.is_set()
+            await tasks.end(polling)
+            reached.set()
     assert kills > 2, "the worker was killed in the middle"
     await lab.ends_well(hard, *range(end + 1))
     await lab.each_resolved_once(hard, end + 1)
     assert_same(await lab.weights(hard, "end"), await lab.weights(calm, "end"))
     assert sum((await lab.entries(hard, "checkpoint.>")).values()) == 1
+
+
+def dying(moments: int, reached: asyncio.Event) -> Any:
+    """Lets so many moments before and after writes pass, and then nothing more."""
+    left = moments
+
+    async def lost(_: str, __: str) -> None:
+        nonlocal left
+        left -= 1
+        if left <= 0:
+            reached.set()
+            await asyncio.Event().wait()
+
+    return lost
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -176,7 +193,7 @@ async def test_a_restart_of_nats_in_the_middle_loses_and_repeats_nothing(lab: La
     run, calm = await lab.new_run(), await lab.new_run("calm")
     async with lab.worker():
         number = 1
-        for _ in range(3):
+        for _ in range(2):
             number = await lab.lesson(run, number, 1)
             nats.stop()
             posting = asyncio.create_task(lab.lesson(run, number, 1))
@@ -185,7 +202,7 @@ async def test_a_restart_of_nats_in_the_middle_loses_and_repeats_nothing(lab: La
             number = await posting
             await lab.ends_well(run, number - 1)
         await lab.save(run, number, "end")
-        await lab.lesson(calm, 1, 6)
+        await lab.lesson(calm, 1, 4)
         await lab.save(calm, number, "end")
         await lab.ends_well(run, *range(number + 1))
         await lab.ends_well(calm, number)

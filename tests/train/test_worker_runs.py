@@ -2,13 +2,13 @@
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from rekindle.types import decode_forward_backward_output
 from structlog.testing import capture_logs
 
 from events import catalog, names
@@ -17,6 +17,7 @@ from events.bus import Bus
 from events.failure import Conflict
 from events.futures import Result
 from events.runlog import RunHolder
+from rekindle.types import decode_forward_backward_output
 from services.model.lora import LoraSpec
 from services.train import exports
 from services.train.engine import TrainEngine
@@ -78,7 +79,10 @@ async def test_runs_share_passes_and_stay_apart(lab: Lab, monkeypatch: pytest.Mo
     sharing: list[int] = []
     run_passes = lab.engine.run_passes
 
+    posted = threading.Event()
+
     def counted(work: Any) -> Any:
+        posted.wait(20)
         sharing.append(len({id(one.run) for one in work}))
         return run_passes(work)
 
@@ -88,6 +92,7 @@ async def test_runs_share_passes_and_stay_apart(lab: Lab, monkeypatch: pytest.Mo
         for twin in twins:
             await lab.ends_well(twin, 0)
         await asyncio.gather(*(lab.lesson(twin, 1, steps=2) for twin in twins))
+        posted.set()
         for twin in twins:
             await lab.save(twin, end, "end")
         for twin in twins:

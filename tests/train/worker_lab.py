@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rekindle.types.datums import Datum, ForwardBackwardRequest, encode_forward_backward
 from safetensors.numpy import load_file
 
 from events import catalog, envelope, names, tasks
@@ -21,6 +20,7 @@ from events.futures import Futures, Result
 from events.records import LoraShape, Records, RunRecord
 from events.runlog import RunLog
 from events.weights import LoadCommand, SaveCommand
+from rekindle.types.datums import Datum, ForwardBackwardRequest, encode_forward_backward
 from services.train.engine import TrainEngine
 from services.train.worker import TrainWorker
 from tests.train.train_data import batch
