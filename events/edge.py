@@ -22,8 +22,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
-from rekindle.types import InvalidField
-from rekindle.types.requests import first_mistake
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -37,14 +35,16 @@ from events.futures import Futures, Gone
 from events.records import Records
 from events.runlog import RunLog
 from events.settings import EdgeSettings
+from rekindle.types import InvalidField
+from rekindle.types.requests import first_mistake
 
 log = structlog.get_logger(__name__)
 
 PREFIX = "/api/v1"
 LOCAL_TENANT = "local"
 OPEN_PATHS = frozenset({f"{PREFIX}/healthz", "/metrics"})
-DRAIN_FACTOR = 16
-"""A body over the limit is read on and dropped up to this many limits, so that the client sees the answer."""
+MAX_DRAIN_BYTES = 1024 * 1024 * 1024
+"""A body over the limit is read on and dropped up to this size, so that the client sees the answer."""
 
 
 @dataclass(slots=True)
@@ -99,16 +99,19 @@ class BodyTooLarge(ValueError):
         self.head = head
 
 
-async def read_body(request: Request) -> bytes:
-    """The whole body. Raises BodyTooLarge once over the limit, after reading on for a while."""
-    limit = edge_of(request).settings.body_limit_bytes
+async def read_body(request: Request, limit: int | None = None) -> bytes:
+    """The whole body, JSON unless it has a limit of its own.
+
+    Raises BodyTooLarge once over the limit, after reading on for a while.
+    """
+    limit = limit or edge_of(request).settings.json_limit_bytes
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size <= limit:
             chunks.append(chunk)
-        elif size > DRAIN_FACTOR * limit:
+        elif size > MAX_DRAIN_BYTES:
             break
     if size > limit:
         raise BodyTooLarge(limit, b"".join(chunks)[:1024])

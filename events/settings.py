@@ -27,7 +27,9 @@ class EdgeSettings(BusSettings):
     host: str = "127.0.0.1"
     port: int = 8000
     body_limit_bytes: int = 64 * 1024 * 1024
-    """Largest request body."""
+    """Largest body of a training batch."""
+    json_limit_bytes: int = 16 * 1024 * 1024
+    """Largest JSON body, which is many times its size in memory."""
     poll_seconds: float = 25.0
     """How long a poll is held; clients give up at 45 s."""
     api_keys: list[str] = []

@@ -4,18 +4,11 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
+import anyio
 import anyio.to_thread
 import zstandard
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from rekindle.types import InvalidField, check_forward_backward, parse_forward_backward, peek_numbers
-from rekindle.types.requests import (
-    CreateModelRequest,
-    GetInfoRequest,
-    GetInfoResponse,
-    ModelData,
-    OptimStepRequest,
-)
 
 from events import catalog, envelope, names
 from events.commands import Answer, check_reach, future, known_model, living_run, numbered
@@ -33,8 +26,19 @@ from events.edge import (
 )
 from events.failure import Failure
 from events.records import LoraShape, ModelRecord, RunRecord, SessionRecord
+from rekindle.types import InvalidField, check_forward_backward, parse_forward_backward, peek_numbers
+from rekindle.types.requests import (
+    CreateModelRequest,
+    GetInfoRequest,
+    GetInfoResponse,
+    ModelData,
+    OptimStepRequest,
+)
 
 router = APIRouter(tags=["train"])
+LARGE_BYTES = 8 * 1024 * 1024
+one_large = anyio.CapacityLimiter(1)
+"""Bodies above `LARGE_BYTES` are parsed one after the other: hostile ones are many times their size in memory."""
 
 
 @router.post("/create_model")
@@ -84,7 +88,7 @@ async def forward_backward(request: Request, edge: EdgeDep, tenant: TenantDep) -
     compressed = request.headers.get("content-encoding", "").lower() == "zstd"
     problem: str | None = None
     try:
-        body = await read_body(request)
+        body = await read_body(request, edge.settings.body_limit_bytes)
     except BodyTooLarge as error:
         body, problem = error.head, str(error)
     head = _head(body) if compressed else body[:1024]
@@ -98,9 +102,9 @@ async def forward_backward(request: Request, edge: EdgeDep, tenant: TenantDep) -
     await check_reach(edge, tenant, run, number)
     if problem is None:
         try:
-            body = await anyio.to_thread.run_sync(
-                _checked, body, compressed, edge, await known_model(edge, run.base)
-            )
+            model = await known_model(edge, run.base)
+            several = None if len(body) <= LARGE_BYTES else one_large
+            body = await anyio.to_thread.run_sync(_checked, body, compressed, edge, model, limiter=several)
         except InvalidField as error:
             problem = str(error)
     if problem is not None:

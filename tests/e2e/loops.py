@@ -34,10 +34,10 @@ def loss(training: tinker.TrainingClient, data: Sequence[types.Datum] | None = N
     return float(found.metrics["loss:sum"])
 
 
-def train(training: tinker.TrainingClient, steps: int) -> list[float]:
+def train(training: tinker.TrainingClient, steps: int, adam: types.AdamParams = ADAM) -> list[float]:
     """Supervised steps, each queued before the last has ended; the loss of each."""
     futures = []
     for _ in range(steps):
         futures.append(training.forward_backward(batch(), "cross_entropy"))
-        training.optim_step(ADAM)
+        training.optim_step(adam)
     return [float(future.result(WAIT).metrics["loss:sum"]) for future in futures]

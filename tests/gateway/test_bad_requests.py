@@ -199,6 +199,28 @@ def test_a_session_that_is_not_known_is_not_found(wire: Wire) -> None:
     assert wire.post("/create_model", model).status_code == 404
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b'{"tags": [' + b'"a", ' * 10_000 + b'"a"]}', b'{"display_name": "' + b"x" * 9_000_000 + b'"}'],
+    ids=["tags", "name"],
+)
+def test_a_session_of_unreasonable_size_is_refused(wire: Wire, body: bytes) -> None:
+    reason = refused(wire.post("/create_session", body))
+    assert reason.split(":")[0] in ("tags", "display_name") and len(reason) < 5000
+
+
+def test_a_mistake_of_many_megabytes_is_reported_in_short(wire: Wire, run: Run) -> None:
+    name = "x" * 9_000_000
+    number = run.number()
+    answer = wire.ok("/optim_step", {"model_id": run.id, "seq_id": number, name: 1})
+    assert len(wire.failure(answer["request_id"])["error"]) < 5000
+    body = {"sampling_session_id": wire.sampler(), "seq_id": 0, name: 1}
+    assert len(wire.failure(wire.ok("/asample", body)["request_id"])["error"]) < 5000
+    load = {"model_id": run.id, "seq_id": run.number(), "path": name, "optimizer": True}
+    assert len(wire.failure(wire.ok("/load_weights", load)["request_id"])["error"]) < 5000
+    assert len(refused(wire.post("/weights_info", {"tinker_path": name}))) < 5000
+
+
 def test_text_of_any_language_survives(wire: Wire) -> None:
     metadata = {"größe": "日本語 \U0001f600", "a.b*>": "\t\n\"'"}
     body: dict[str, Any] = {"tags": ["é"], "sdk_version": "x", "user_metadata": metadata, "display_name": "Ω"}

@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -147,6 +148,19 @@ def test_a_body_that_expands_beyond_the_limit_fails_and_takes_no_memory(
     assert "limit" in wire.failure(answer.json()["request_id"])["error"]
     assert gateway.memory_info().rss < before + 200 * MIB
     run.goes_on()
+
+
+@pytest.mark.parametrize("junk", [b"\x1a\x00", b"\x1a\x04\x0a\x02\x0a\x00", b"\x30\x01", b"\x22\x00"])
+def test_millions_of_tiny_parts_fail_soon_and_take_little_memory(
+    wire: Wire, run: Run, gateway: psutil.Process, junk: bytes
+) -> None:
+    before, started = gateway.memory_info().rss, time.monotonic()
+    number = run.number()
+    answer = run.post_batch(run.batch(number) + junk * (30 * MIB // len(junk)))
+    assert answer.status_code == 200, answer.text
+    assert wire.failure(f"{run.id}:{number}")["category"] == "user"
+    assert gateway.memory_info().rss < before + 200 * MIB
+    assert time.monotonic() - started < 20
 
 
 def test_a_batch_of_100_mb_fails_under_its_number(wire: Wire, run: Run) -> None:

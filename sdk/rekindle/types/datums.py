@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from rekindle.types import wire_pb2
 from rekindle.types.errors import InvalidField
 from rekindle.types.losses import LOSSES, TARGETS, LossSpec, Number, find_loss
-from rekindle.types.peek import peek_numbers
+from rekindle.types.peek import has_more_fields, peek_numbers
 from rekindle.types.tensors import MAX_CELLS, decode_tensor, encode_tensor
 
 __all__ = [
@@ -29,6 +29,11 @@ __all__ = [
     "parse_forward_backward",
     "peek_numbers",
 ]
+
+MAX_DATUMS = 65_536
+"""Of one request; clients send 1024. Empty ones are two bytes on the wire and hundreds here."""
+MAX_INPUTS = 32
+"""Of one datum; every loss takes fewer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +64,8 @@ class ForwardBackwardRequest:
 
 def parse_forward_backward(body: bytes) -> ForwardBackwardRequest:
     """Reads a serialized `ForwardBackwardRequest`, tensors decoded and dense. Raises `InvalidField`."""
+    if has_more_fields(body, MAX_DATUMS):
+        raise InvalidField("data", f"more than {MAX_DATUMS} datums")
     message = wire_pb2.ForwardBackwardRequest()
     try:
         message.ParseFromString(body)
@@ -132,6 +139,8 @@ def _parse_data(data: Iterable[wire_pb2.Datum]) -> list[Datum]:
 
 
 def _parse_datum(message: wire_pb2.Datum, path: str) -> Datum:
+    if len(message.loss_fn_inputs) > MAX_INPUTS:
+        raise InvalidField(f"{path}.loss_fn_inputs", f"more than {MAX_INPUTS} of them")
     inputs = {
         name: _parse_input(name, tensor, f"{path}.loss_fn_inputs.{name}")
         for name, tensor in message.loss_fn_inputs.items()

@@ -6,6 +6,9 @@
 Raised by every parser and check here, turned into an HTTP answer or a failed future at the edges.
 """
 
+MAX_FIELD, MAX_REASON = 256, 2048
+"""Characters of a mistake that are kept: what is wrong may be a name of many megabytes."""
+
 
 class InvalidField(ValueError):
     """A field holds what it may not: `data[3].loss_fn_inputs.advantages: 7 rows, expected 12`.
@@ -14,9 +17,14 @@ class InvalidField(ValueError):
     """
 
     def __init__(self, field: str, reason: str) -> None:
+        field, reason = _shortened(field, MAX_FIELD), _shortened(reason, MAX_REASON)
         super().__init__(field, reason)  # both, so that a copy made by pickle has them too
         self.field = field
         self.reason = reason
 
     def __str__(self) -> str:
         return f"{self.field}: {self.reason}"
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -7,6 +7,7 @@ stop making sense. It looks at nothing else.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 
 _MODEL_ID, _SEQ_ID = 1, 2  # field numbers of ForwardBackwardRequest
 _WIDTHS = {1: 8, 5: 4}  # bytes of the fixed-width wire types
@@ -29,6 +30,11 @@ def peek_numbers(head: bytes) -> tuple[str | None, int | None]:
         elif number == _SEQ_ID and isinstance(value, int):
             seq_id = (value + (1 << 31)) % (1 << 32) - (1 << 31)  # int32 in two's complement
     return model_id, seq_id
+
+
+def has_more_fields(body: bytes, most: int) -> bool:
+    """Whether a message has more than `most` fields at its top. Reads no further than it must; never raises."""
+    return next(islice(_fields(body), most, None), None) is not None
 
 
 def _fields(head: bytes) -> Iterator[tuple[int, int | bytes | None]]:

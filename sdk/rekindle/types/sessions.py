@@ -3,12 +3,16 @@
 Defaults of the configuration are those that the Tinker client assumes when a server says nothing.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
 
 from rekindle.types.fields import Count, Id, Message, Metadata, ModelName
 
 QueueState = Literal["active", "paused_capacity", "paused_rate_limit"]
 ErrorCategory = Literal["unknown", "server", "user"]
+Label = Annotated[str, StringConstraints(max_length=1024)]
+"""A short text for people."""
 
 
 class ClientConfigRequest(Message):
@@ -64,11 +68,11 @@ class ClientDynamicConfigResponse(Message):
 class CreateSessionRequest(Message):
     """Opens a session: one client process and everything that it creates."""
 
-    tags: tuple[str, ...] = ()
+    tags: Annotated[tuple[Label, ...], Field(max_length=256)] = ()
     user_metadata: Metadata | None = None
     sdk_version: str = ""
     project_id: Id | None = None
-    display_name: str | None = None
+    display_name: Label | None = None
     type: Literal["create_session"] = "create_session"
 
 
