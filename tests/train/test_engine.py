@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from rekindle.types.datums import Datum
 from rekindle.types.losses import LOSSES
 from rekindle.types.requests import AdamParams
-
 from services.model.base import BaseModel
 from services.model.lora import LoraSpec
 from services.train import engine as engine_module

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rekindle.types.requests import AdamParams
 
+from rekindle.types.requests import AdamParams
 from services.model.base import BaseModel, load_base
 from services.model.lora import LoraSpec
 from services.train.engine import TrainEngine

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from rekindle.types.losses import LOSSES as SPECS
 
+from rekindle.types.losses import LOSSES as SPECS
 from services.train.losses import LOSSES
 
 LN2 = float(np.log(2))

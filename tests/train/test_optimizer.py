@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from rekindle.types.requests import AdamParams
 
+from rekindle.types.requests import AdamParams
 from services.model.lora import LoraSpec
 from services.train.engine import TrainEngine
 from services.train.run import TrainRun

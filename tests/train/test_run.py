@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from rekindle.types.requests import AdamParams
 
+from rekindle.types.requests import AdamParams
 from services.model.base import BaseModel
 from services.model.lora import Adapter, LoraSpec
 from services.model.peft_files import save_adapter

@@ -1,8 +1,8 @@
 """Random datums, and works made of them."""
 
 import numpy as np
-from rekindle.types.datums import Datum
 
+from rekindle.types.datums import Datum
 from services.train.engine import PassWork
 from services.train.run import TrainRun
 from tests.model.random_models import VOCABULARY

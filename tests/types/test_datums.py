@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import tinker
 import torch
+from tinker.proto.request_conv import forward_backward_request_to_proto
+
 from rekindle.types import (
     LOSSES,
     Datum,
@@ -17,7 +19,6 @@ from rekindle.types import (
     peek_numbers,
     wire_pb2,
 )
-from tinker.proto.request_conv import forward_backward_request_to_proto
 
 MODEL_ID = "s1:train:0"
 

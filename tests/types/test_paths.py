@@ -3,8 +3,9 @@
 import pickle
 
 import pytest
-from rekindle.types import KINDS, InvalidField, TinkerPath, checkpoint_type
 from tinker.types.checkpoint import ParsedCheckpointTinkerPath
+
+from rekindle.types import KINDS, InvalidField, TinkerPath, checkpoint_type
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import tinker
 import torch
+from tinker import types as theirs
+
 from rekindle import types as ours
 from rekindle.types import InvalidField, parse_json, requests
 from rekindle.types.fields import Message
-from tinker import types as theirs
 
 MODEL = {"model_id": "s1:train:0", "seq_id": 3}
 PATH = "tinker://s1:train:0/weights/000020"

@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from tinker.lib.chunked_fwdbwd_helpers import combine_fwd_bwd_output_results
+from tinker.proto.response_conv import deserialize_forward_backward_output, deserialize_sample_response
+
 from rekindle.types import (
     EMPTY_LOGPROB,
     AltTokens,
@@ -15,8 +18,6 @@ from rekindle.types import (
     encode_sample_response,
     wire_pb2,
 )
-from tinker.lib.chunked_fwdbwd_helpers import combine_fwd_bwd_output_results
-from tinker.proto.response_conv import deserialize_forward_backward_output, deserialize_sample_response
 
 
 def rows(*shape: int) -> np.ndarray:

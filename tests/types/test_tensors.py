@@ -7,6 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tinker.proto.request_conv import _tensor_data_to_proto
+from tinker.proto.response_conv import _tensor_data_from_proto
+
 from rekindle.types import (
     MAX_CELLS,
     CsrLayout,
@@ -17,8 +20,6 @@ from rekindle.types import (
     encode_tensor,
     wire_pb2,
 )
-from tinker.proto.request_conv import _tensor_data_to_proto
-from tinker.proto.response_conv import _tensor_data_from_proto
 
 FLOATS = hnp.arrays(np.float32, hnp.array_shapes(min_dims=1, max_dims=3, min_side=0))
 INTS = hnp.arrays(np.int64, hnp.array_shapes(min_dims=1, max_dims=3, min_side=0))

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from google.protobuf import descriptor_pb2
+
 from rekindle.types import generate, wire_pb2
 
 
