@@ -30,12 +30,27 @@ COLUMNS = [
 ]
 
 
-def run(seed: int, rewards: str, out: Path, cache: Path) -> dict[str, Any]:
-    """One whole demo; returns its result.json."""
+def run(seed: int, rewards: str, out: Path, cache: Path) -> tuple[dict[str, Any], list[str]]:
+    """One whole demo; returns its result.json and the lines that it printed."""
     options = ["--seed", str(seed), "--rewards", rewards, "--out", str(out), "--cache", str(cache)]
-    subprocess.run([sys.executable, "-m", "examples.text2sql.loop", *options], cwd=ROOT, check=True)
-    result: dict[str, Any] = json.loads((out / "result.json").read_text())
-    return result
+    command = [sys.executable, "-m", "examples.text2sql.loop", *options]
+    lines: list[str] = []
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None, "stdout is a pipe"
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line.rstrip())
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return json.loads((out / "result.json").read_text()), lines
+
+
+def excerpt(lines: list[str]) -> list[str]:
+    """The first steps, the last one, and the table: what a reader wants to see of a run."""
+    steps = [line for line in lines if line.startswith("step ")]
+    end = lines.index(steps[-1])
+    table = [line for line in lines[end + 1 :] if "events passed" not in line]
+    return [*steps[:4], "…", steps[-1], *table]
 
 
 def row(result: Mapping[str, Any]) -> list[str | int | float]:
@@ -55,10 +70,13 @@ def row(result: Mapping[str, Any]) -> list[str | int | float]:
 def main() -> None:
     """Measure and record."""
     with tempfile.TemporaryDirectory() as folder:
-        cache, rows = Path(folder) / "cache", []
+        cache, rows, outputs = Path(folder) / "cache", [], []
         for rewards in ("true", "shuffled"):
             for seed in SEEDS:
-                rows.append(row(run(seed, rewards, Path(folder) / f"{rewards}-{seed}", cache)))
+                result, lines = run(seed, rewards, Path(folder) / f"{rewards}-{seed}", cache)
+                rows.append(row(result))
+                outputs.append(lines)
+    record("demo-output", ["output"], [[line] for line in excerpt(outputs[0])], command="./task demo")
     record(
         "demo",
         COLUMNS,

@@ -40,11 +40,21 @@ def update(text: str, results: Path = RESULTS) -> str:
 
 def render(name: str, result: Result) -> str:
     """The block of one result, markers included."""
-    lines = [row_of(result.columns), row_of(["---"] * len(result.columns))]
-    lines += [row_of([cell(value) for value in row]) for row in result.rows]
+    lines = text_lines(result) if result.columns == ["output"] else table_lines(result)
     origin = f"`{result.command}` · commit {result.commit} · {result.date} · {result.machine}"
     notes = [origin] if result.note is None else [result.note, "", origin]
     return "\n".join([f"<!-- figures:{name} -->", *lines, "", *notes, CLOSING])
+
+
+def table_lines(result: Result) -> list[str]:
+    """A Markdown table."""
+    lines = [row_of(result.columns), row_of(["---"] * len(result.columns))]
+    return lines + [row_of([cell(value) for value in row]) for row in result.rows]
+
+
+def text_lines(result: Result) -> list[str]:
+    """A result of the one column `output` is what a command printed, line by line."""
+    return ["```", *(str(line) for (line,) in result.rows), "```"]
 
 
 def row_of(cells: list[str]) -> str:
