@@ -1,0 +1,61 @@
+"""Each service serves its own routes at its own port; the gateway only mounts the same ones."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import psutil
+import pytest
+
+from tests.gateway.wire import PROTOBUF, Run, Wire, datum
+from tests.stack import Stack
+
+
+@contextmanager
+def alone(stack: Stack, service: str) -> Iterator[httpx.Client]:
+    """A client of one service, past the gateway."""
+    rows = json.loads((stack.data_dir / "processes.json").read_text())
+    process = psutil.Process(next(row["pid"] for row in rows if row["service"] == service))
+    port = next(c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False, timeout=30) as http:
+        yield http
+
+
+@pytest.mark.parametrize("service", ["train", "sample", "checkpoint"])
+def test_every_service_says_that_it_is_well(stack: Stack, service: str) -> None:
+    with alone(stack, service) as http:
+        assert http.get("healthz").json() == {"status": "ok"}
+        assert http.get("healthz", headers={"host": "evil.example"}).status_code == 200
+        assert http.get("nothing", headers={"host": "evil.example"}).status_code == 403
+        assert "python_info" in http.get(str(http.base_url).replace("/api/v1/", "/metrics")).text
+
+
+def test_training_takes_commands_without_the_gateway(stack: Stack, wire: Wire, run: Run) -> None:
+    with alone(stack, "train") as http:
+        body = run.batch(run.number(), datum())
+        answer = http.post("forward_backward", content=body, headers={"content-type": PROTOBUF}).json()
+        assert wire.result(answer["request_id"]).headers["content-type"] == PROTOBUF
+        step = http.post("optim_step", json=run.step_body(run.number())).json()
+        assert "error" not in wire.result(step["request_id"]).json()
+        assert http.post("get_info", json={"model_id": run.id}).json()["lora_rank"] == 2
+
+
+def test_sampling_takes_commands_without_the_gateway(stack: Stack, wire: Wire) -> None:
+    body = {
+        "sampling_session_id": wire.sampler(),
+        "seq_id": 0,
+        "prompt": {"chunks": [{"type": "encoded_text", "tokens": [5]}]},
+        "sampling_params": {"max_tokens": 1},
+    }
+    with alone(stack, "sample") as http:
+        answer = http.post("asample", json=body).json()
+    assert wire.result(answer["request_id"]).headers["content-type"] == PROTOBUF
+
+
+def test_checkpoints_are_saved_and_listed_without_the_gateway(stack: Stack, wire: Wire, run: Run) -> None:
+    with alone(stack, "checkpoint") as http:
+        saved = http.post("save_weights", json={"model_id": run.id, "seq_id": run.number(), "path": "alone"})
+        path = wire.result(saved.json()["request_id"]).json()["path"]
+        listed = http.get(f"training_runs/{run.id}/checkpoints").json()["checkpoints"]
+    assert [entry["tinker_path"] for entry in listed] == [path]
