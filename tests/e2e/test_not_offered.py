@@ -12,7 +12,7 @@ from tests.stack import Stack
 
 CALLS: dict[str, Callable[[tinker.RestClient], object]] = {
     "copy_weights": lambda rest: rest.copy_weights("tinker://x:train:0/weights/a", "project"),
-    "search_sessions": lambda rest: rest.search_sessions(),
+    "search_sessions": lambda rest: rest.search_sessions(types.SessionSearchRequest()),
     "assign_session_project": lambda rest: rest.assign_session_project("x", "y"),
     "export_session_trace": lambda rest: rest.export_session_trace("x"),
     "get_sampler": lambda rest: rest.get_sampler("nobody"),
