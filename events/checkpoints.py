@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 
 from cloudevents.core.v1.event import CloudEvent
 from pydantic import BaseModel, ConfigDict
-from rekindle.types import TinkerPath
-from rekindle.types.paths import Kind
 
 from events import catalog, envelope, names
 from events.bus import Bus
 from events.failure import NotFound
 from events.records import EVERYONE, LoraShape, ModelRecord, Records, RunRecord
+from rekindle.types import TinkerPath
+from rekindle.types.paths import Kind
 
 
 class CheckpointEntry(BaseModel):

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from rekindle.types import InvalidField
-from rekindle.types.requests import UntypedFuture
-
 from events import names
 from events.edge import Edge, number_field, text_field
 from events.failure import NotFound
 from events.records import EVERYONE, ModelRecord, RunRecord
+from rekindle.types import InvalidField
+from rekindle.types.requests import UntypedFuture
 
 Answer = dict[str, Any]
 MOST_AHEAD = 10_000

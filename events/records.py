@@ -8,12 +8,12 @@ from typing import Literal, TypeVar
 
 from cachetools import LRUCache
 from pydantic import BaseModel, ConfigDict
-from rekindle.types import TinkerPath
 
 from events import catalog, envelope, names
 from events.bus import Bus, Stored
 from events.failure import Conflict, Failure, NotFound
 from events.streams import RECORDS
+from rekindle.types import TinkerPath
 
 EVERYONE = "everyone"
 """Tenant of what all tenants share."""

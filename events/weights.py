@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
+
 from rekindle.types.paths import Kind
 
 

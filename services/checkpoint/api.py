@@ -4,13 +4,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fastapi import APIRouter, Request
-from rekindle.types import InvalidField, TinkerPath
-from rekindle.types.requests import (
-    LoadWeightsRequest,
-    SaveWeightsExternalRequest,
-    SaveWeightsForSamplerRequest,
-    SaveWeightsRequest,
-)
 
 from events import catalog, names
 from events.commands import Answer, future, known_model, living_run, numbered
@@ -18,6 +11,13 @@ from events.edge import Edge, EdgeDep, TenantDep, load_json, number_field, parse
 from events.failure import Failure, NotFound
 from events.records import LoraShape, RunRecord, SamplerRecord, SessionRecord
 from events.weights import LoadCommand, SaveCommand
+from rekindle.types import InvalidField, TinkerPath
+from rekindle.types.requests import (
+    LoadWeightsRequest,
+    SaveWeightsExternalRequest,
+    SaveWeightsForSamplerRequest,
+    SaveWeightsRequest,
+)
 
 router = APIRouter(tags=["weights"])
 INFLIGHT = "inflight"

@@ -8,6 +8,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import FileResponse, Response
+
+from events import catalog, facts, names
+from events.checkpoints import CheckpointEntry, entry_event
+from events.commands import Answer, living_run
+from events.edge import PREFIX, Edge, EdgeDep, TenantDep, failed, read
+from events.failure import NotFound
+from events.records import RunRecord
 from rekindle.types import InvalidField, TinkerPath, checkpoint_type
 from rekindle.types.paths import Kind
 from rekindle.types.requests import (
@@ -23,13 +30,6 @@ from rekindle.types.requests import (
     WeightsInfoRequest,
     WeightsInfoResponse,
 )
-
-from events import catalog, facts, names
-from events.checkpoints import CheckpointEntry, entry_event
-from events.commands import Answer, living_run
-from events.edge import PREFIX, Edge, EdgeDep, TenantDep, failed, read
-from events.failure import NotFound
-from events.records import RunRecord
 
 router = APIRouter(tags=["catalogue"])
 LINK_SECONDS = 3600

@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from rekindle.types import InvalidField
-from rekindle.types.requests import FutureRetrieveRequest, PendingResponse, RequestFailedResponse
 
 from events import envelope, names
 from events.edge import EdgeDep, TenantDep, failed, read
 from events.failure import Failure
+from rekindle.types import InvalidField
+from rekindle.types.requests import FutureRetrieveRequest, PendingResponse, RequestFailedResponse
 
 router = APIRouter(tags=["futures"])
 

@@ -6,6 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
+
+from events.commands import Answer
+from events.edge import EdgeDep, TenantDep, failed, read
+from events.records import EVERYONE, ModelRecord, RunRecord, SamplerRecord, SessionRecord
 from rekindle.types.requests import (
     ClientConfigRequest,
     ClientConfigResponse,
@@ -23,10 +27,6 @@ from rekindle.types.requests import (
     TelemetryResponse,
     TelemetrySendRequest,
 )
-
-from events.commands import Answer
-from events.edge import EdgeDep, TenantDep, failed, read
-from events.records import EVERYONE, ModelRecord, RunRecord, SamplerRecord, SessionRecord
 
 router = APIRouter(tags=["sessions"])
 

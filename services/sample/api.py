@@ -6,6 +6,14 @@ from typing import Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Request
+
+from events import blobs as claims
+from events import catalog, envelope, names
+from events.commands import Answer, known_model
+from events.edge import Edge, EdgeDep, TenantDep, load_json, number_field, parse, read, read_body, text_field
+from events.failure import Conflict, Failure, NotFound, StreamFull
+from events.records import ModelRecord, RunRecord, SamplerRecord, SessionRecord
+from events.streams import RESULTS
 from rekindle.types import InvalidField, TinkerPath
 from rekindle.types.requests import (
     CreateSamplingSessionRequest,
@@ -15,14 +23,6 @@ from rekindle.types.requests import (
     UntypedFuture,
     check_sample,
 )
-
-from events import blobs as claims
-from events import catalog, envelope, names
-from events.commands import Answer, known_model
-from events.edge import Edge, EdgeDep, TenantDep, load_json, number_field, parse, read, read_body, text_field
-from events.failure import Conflict, Failure, NotFound, StreamFull
-from events.records import ModelRecord, RunRecord, SamplerRecord, SessionRecord
-from events.streams import RESULTS
 from services.sample.commands import SampleCommand, sequence_ids
 
 router = APIRouter(tags=["sample"])

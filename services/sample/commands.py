@@ -1,6 +1,7 @@
 """What a sampling command carries: the request, and everything else that decides its tokens."""
 
 from pydantic import BaseModel, ConfigDict
+
 from rekindle.types.requests import SampleRequest
 
 

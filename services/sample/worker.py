@@ -4,8 +4,6 @@ The engine batches; this only translates, finds the adapter's files, and says wh
 """
 
 from cloudevents.core.v1.event import CloudEvent
-from rekindle.types import encode_sample_response
-from rekindle.types.requests import SampleRequest
 
 from events import catalog, envelope, facts, names
 from events.blobs import Blobs
@@ -13,6 +11,8 @@ from events.bus import Bus
 from events.failure import NotFound, UserError, WorkerBroken
 from events.streams import SAMPLE
 from events.worker import Answer, Queue, QueueWorker
+from rekindle.types import encode_sample_response
+from rekindle.types.requests import SampleRequest
 from services.sample.commands import SampleCommand, sequence_ids
 from services.sample.engine import AdapterRef, Engine, EngineError, SampleResult, SampleTask, StopRule
 

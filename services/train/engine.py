@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rekindle.types.requests import AdamParams
 from torch import Tensor
 
+from rekindle.types.requests import AdamParams
 from services.model.base import BaseModel
 from services.model.lora import LoraSpec, init_adapter
 from services.train.optimizer import adamw_step

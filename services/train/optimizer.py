@@ -11,8 +11,8 @@ step; a step with nothing accumulated is a step with a zero gradient.
 """
 
 import torch
-from rekindle.types.requests import AdamParams
 
+from rekindle.types.requests import AdamParams
 from services.train.run import TrainRun
 
 

@@ -14,10 +14,10 @@ from itertools import groupby
 
 import numpy as np
 import torch
-from rekindle.types.datums import Datum
-from rekindle.types.losses import TARGETS, find_loss
 from torch import Tensor
 
+from rekindle.types.datums import Datum
+from rekindle.types.losses import TARGETS, find_loss
 from services.model.attention import CausalSequences
 from services.model.base import BaseModel
 from services.model.head import token_logprobs

@@ -14,14 +14,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
-from cloudevents.core.v1.event import CloudEvent
-from rekindle.types import encode_forward_backward_output, parse_forward_backward
-from rekindle.types.requests import (
-    CreateModelResponse,
-    LoadWeightsResponse,
-    OptimStepRequest,
-    OptimStepResponse,
-)
 
 from events import blobs as claims
 from events import catalog, envelope, facts, names, tasks, trace
@@ -33,10 +25,18 @@ from events.order import Entry
 from events.records import Records, RunRecord
 from events.runlog import LeaseLost, LogReader, RunHolder, gap_deadline, released
 from events.weights import LoadCommand, SaveCommand
+from rekindle.types import parse_forward_backward
+from rekindle.types.requests import (
+    CreateModelResponse,
+    LoadWeightsResponse,
+    OptimStepRequest,
+    OptimStepResponse,
+)
 from services.model.lora import LoraSpec
-from services.train.engine import NonFiniteResult, PassResult, PassWork, TrainEngine, WorkError
+from services.train.engine import PassWork, TrainEngine, WorkError
 from services.train.exports import Exports
 from services.train.held import HeldRun
+from services.train.results import Done, fact_of, failure_of, passed, result_event
 from services.train.run import TrainRun
 
 log = structlog.get_logger(__name__)
@@ -55,17 +55,7 @@ class Job:
     run: HeldRun
     entry: Entry
     work: PassWork
-    loss_fn: str
     traceparent: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What a command came to."""
-
-    data: bytes
-    content_type: str = envelope.JSON
-    facts: tuple[CloudEvent, ...] = ()
 
 
 class TrainWorker:
@@ -235,7 +225,7 @@ class TrainWorker:
             await self._record(run, entry, ServerError(str(error)).failure)
             return None
         work = PassWork(state, request.data, request.loss_fn, request.loss_fn_config, request.forward_only)
-        return Job(run, entry, work, request.loss_fn, event.get_extension("traceparent"))
+        return Job(run, entry, work, event.get_extension("traceparent"))
 
     async def _failed_before(self, run: HeldRun, entry: Entry) -> bool:
         assert run.holder is not None, "a turn is taken by the holder"
@@ -249,7 +239,7 @@ class TrainWorker:
                 results = await self._compute(self._engine.run_passes, [job.work for job in jobs])
             except WorkError as error:
                 job = jobs.pop(error.work)
-                await self._record(job.run, job.entry, _failure_of(error))
+                await self._record(job.run, job.entry, failure_of(error))
             except Exception as error:
                 log.error("pass.failed", jobs=len(jobs), exc_info=error)
                 await self._train_apart(jobs, error)
@@ -257,7 +247,7 @@ class TrainWorker:
             else:
                 for job, result in zip(jobs, results, strict=True):
                     trace.take_up(job.traceparent)
-                    await self._record(job.run, job.entry, _passed(job, result))
+                    await self._record(job.run, job.entry, passed(job.run, job.entry, job.work, result))
                 return
 
     async def _train_apart(self, jobs: list[Job], error: Exception) -> None:
@@ -308,13 +298,13 @@ class TrainWorker:
 
     async def _create(self, run: HeldRun, record: RunRecord) -> Done:
         run.state = await self._compute(self._engine.new_run, LoraSpec(**record.lora.model_dump()))
-        started = self._fact(run, 0, catalog.RUN_STARTED, {"base": record.base, "rank": record.lora.rank})
+        started = fact_of(run, 0, catalog.RUN_STARTED, {"base": record.base, "rank": record.lora.rank})
         return Done(CreateModelResponse(model_id=run.run_id).model_dump_json().encode(), facts=(started,))
 
     async def _step(self, run: HeldRun, entry: Entry, request: OptimStepRequest) -> Done:
         state = _state_of(run)
         metrics = await self._compute(self._engine.optim_step, state, request.adam_params)
-        fact = self._fact(
+        fact = fact_of(
             run,
             entry.number,
             catalog.STEP_APPLIED,
@@ -364,16 +354,7 @@ class TrainWorker:
             run.beyond_repair = Failure(message=message, category="server")
 
     async def _write(self, run: HeldRun, entry: Entry, done: Done | Failure) -> None:
-        failed = isinstance(done, Failure)
-        event = envelope.make_event(
-            catalog.FAILED if failed else catalog.RESOLVED,
-            id=names.future_id(run.run_id, entry.number),
-            tenant=run.tenant,
-            service="train",
-            subject=run.run_id,
-            data=done.model_dump_json().encode() if isinstance(done, Failure) else done.data,
-            content_type=envelope.JSON if isinstance(done, Failure) else done.content_type,
-        )
+        event = result_event(run, entry, done)
         assert run.holder is not None, "results are written by the holder"
         subject = f"{run.root}.result.{entry.number}"
         news = () if isinstance(done, Failure) else done.facts
@@ -397,9 +378,6 @@ class TrainWorker:
         elif error is not None:
             self._failure = error
             self._changed.set()
-
-    def _fact(self, run: HeldRun, number: int, type_: str, data: dict[str, Any]) -> CloudEvent:
-        return _fact(run, number, type_, data)
 
     # Gaps
 
@@ -445,34 +423,3 @@ def _state_of(run: HeldRun) -> TrainRun:
     if run.state is None:
         raise UserError(f"model_id: run {run.run_id!r} has no weights; its creation failed")
     return run.state
-
-
-def _failure_of(error: WorkError) -> Failure:
-    """Overflow comes from the caller's numbers, lack of memory from ours."""
-    kind = UserError if isinstance(error, NonFiniteResult) else ServerError
-    return kind(str(error)).failure
-
-
-def _passed(job: Job, result: PassResult) -> Done:
-    tokens = sum(len(datum.tokens) for datum in job.work.data)
-    news = {
-        "number": job.entry.number,
-        "datums": len(job.work.data),
-        "tokens": tokens,
-        "loss": result.metrics["loss:sum"],
-        "forward_only": job.work.forward_only,
-    }
-    data = encode_forward_backward_output(result.logprobs, result.metrics, job.loss_fn)
-    fact = _fact(job.run, job.entry.number, catalog.BATCH_TRAINED, news)
-    return Done(data, envelope.PROTOBUF, (fact,))
-
-
-def _fact(run: HeldRun, number: int, type_: str, data: dict[str, Any]) -> CloudEvent:
-    return facts.make_fact(
-        type_,
-        tenant=run.tenant,
-        service="train",
-        subject=run.run_id,
-        id=f"{names.future_id(run.run_id, number)}:{type_}",
-        data=data,
-    )
