@@ -14,6 +14,7 @@ from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.envelope import CloudEvent
 from events.failure import BusUnavailable
+from services.model.base import load_base
 from services.train.engine import TrainEngine
 from tests.events.nats_process import NatsProcess
 from tests.train.worker_lab import TENANT, Lab, assert_same
@@ -212,7 +213,8 @@ async def test_a_restart_of_nats_in_the_middle_loses_and_repeats_nothing(lab: La
 
 async def test_two_workers_at_once_end_in_one_history(lab: Lab) -> None:
     run = await lab.new_run()
-    async with lab.worker(), lab.worker():
+    other = TrainEngine(load_base(lab.engine.base.source))
+    async with lab.worker(), lab.worker(engine=other):
         end = await lab.lesson(run, 1, 4)
         await lab.save(run, end, "end")
         await lab.ends_well(run, *range(end + 1))

@@ -141,10 +141,12 @@ class Lab:
     # Workers
 
     @contextlib.asynccontextmanager
-    async def worker(self, bus: Bus | None = None, **options: Any) -> AsyncIterator[TrainWorker]:
+    async def worker(
+        self, bus: Bus | None = None, engine: TrainEngine | None = None, **options: Any
+    ) -> AsyncIterator[TrainWorker]:
         """A worker that is killed at the end: nothing that it still has to do is done."""
         own = bus or await Bus.connect(self.url, name="worker")
-        worker = TrainWorker(own, self.blobs, Records(own), self.engine, self.base, **options)
+        worker = TrainWorker(own, self.blobs, Records(own), engine or self.engine, self.base, **options)
         task = asyncio.create_task(worker.run())
         try:
             yield worker
@@ -153,6 +155,7 @@ class Lab:
         finally:
             writes = [write for run in worker._runs.values() for write in run.writes]
             await tasks.end(*writes, task)
+            await asyncio.to_thread(worker._thread.shutdown)  # its model is used by one thread at a time
             await own.close()
 
 
