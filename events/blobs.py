@@ -39,6 +39,10 @@ class Blobs(Protocol):
         """A local folder with the files of a stored folder, to be read only. Raises NotFound."""
         ...
 
+    async def copy_folder(self, key: str, to: str) -> None:
+        """Make the files of `key` stay under `to` as well, whatever becomes of `key`. Raises NotFound."""
+        ...
+
     async def delete(self, key: str) -> None:
         """Remove a blob or folder; nothing happens if it is not there."""
         ...
@@ -73,6 +77,12 @@ class FolderBlobs:
         if not path.is_dir():
             raise NotFound(f"blob {key} does not exist")
         return path
+
+    async def copy_folder(self, key: str, to: str) -> None:
+        if not self._path(to).exists():
+            source, aside = await self.folder(key), self.staging()
+            await asyncio.to_thread(_link_files, source, aside)
+            await self.put_folder(to, aside)
 
     async def delete(self, key: str) -> None:
         await asyncio.to_thread(self._delete, self._path(key))
@@ -124,6 +134,12 @@ class FolderBlobs:
             shutil.rmtree(aside.parent)
         else:
             path.unlink(missing_ok=True)
+
+
+def _link_files(source: Path, target: Path) -> None:
+    """Blobs never change, so one file may have many names."""
+    for file in source.iterdir():
+        os.link(file, target / file.name)
 
 
 def _flush_folder(path: Path) -> None:

@@ -29,7 +29,6 @@ from events.failure import BusUnavailable, Conflict, StreamFull
 log = structlog.get_logger(__name__)
 
 WRONG_LAST_SEQUENCE = 10071
-WRITE_IN_FLIGHT = 10164
 FULL_CODES = frozenset({10077, 10047, 10023, 10054})
 STREAM_NAME_IN_USE = 10058
 LAST_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from fastapi import Request
+
 from events import names
-from events.edge import Edge, number_field, text_field
+from events.edge import Edge, M, number_field, parse, read_json, text_field
 from events.failure import NotFound
 from events.records import EVERYONE, ModelRecord, RunRecord
 from rekindle.types import InvalidField
@@ -26,6 +28,19 @@ async def numbered(edge: Edge, tenant: str, body: dict[str, Any]) -> tuple[RunRe
     run = await living_run(edge, tenant, run_id)
     await check_reach(edge, tenant, run, number)
     return run, number
+
+
+async def read_numbered(
+    request: Request, edge: Edge, tenant: str, kind: type[M]
+) -> tuple[RunRecord, int, M | None]:
+    """A command with its run and number; None in its place when it was rejected under that number."""
+    body = await read_json(request)
+    run, number = await numbered(edge, tenant, body)
+    try:
+        return run, number, parse(kind, body)
+    except InvalidField as error:
+        await edge.log.reject(tenant, run, number, str(error))
+        return run, number, None
 
 
 async def check_reach(edge: Edge, tenant: str, run: RunRecord, number: int) -> None:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
+import anyio.to_thread
 import structlog
 from cachetools import LRUCache
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -34,7 +35,7 @@ from events.failure import BusUnavailable, NotFound, StreamFull
 from events.futures import Futures, Gone
 from events.records import Records
 from events.runlog import RunLog
-from events.settings import EdgeSettings
+from events.settings import LOOPBACK, EdgeSettings
 from rekindle.types import InvalidField
 from rekindle.types.requests import first_mistake
 
@@ -42,6 +43,7 @@ log = structlog.get_logger(__name__)
 
 PREFIX = "/api/v1"
 LOCAL_TENANT = "local"
+THREAD_BYTES = 64 * 1024
 OPEN_PATHS = frozenset({f"{PREFIX}/healthz", "/metrics"})
 MAX_DRAIN_BYTES = 1024 * 1024 * 1024
 """A body over the limit is read on and dropped up to this size, so that the client sees the answer."""
@@ -123,7 +125,13 @@ M = TypeVar("M", bound=BaseModel)
 
 async def read(request: Request, kind: type[M]) -> M:
     """The JSON body as a message. Raises InvalidField (400) or BodyTooLarge (413)."""
-    return parse(kind, load_json(await read_body(request)))
+    return parse(kind, await read_json(request))
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The JSON object in the body; a large one is parsed in a thread, so that it does not hold up others."""
+    body = await read_body(request)
+    return await anyio.to_thread.run_sync(load_json, body) if len(body) > THREAD_BYTES else load_json(body)
 
 
 def load_json(body: bytes) -> dict[str, Any]:
@@ -218,7 +226,6 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: EdgeSettings) -> None:
         self._app = app
         self._keys = frozenset(settings.api_keys)
-        self._loopback = settings.host in ("127.0.0.1", "::1", "localhost")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -239,10 +246,9 @@ class Guard:
         if self._keys:
             digest = hashlib.sha256(headers.get("x-api-key", "").encode()).hexdigest()
             return None if digest in self._keys else failed(401, "X-API-Key: missing or not known")
-        if self._loopback:
-            for name in ("host", "origin"):
-                if name in headers and not _is_loopback(headers[name]):
-                    return failed(403, f"{name}: only this machine is served without API keys")
+        for name in ("host", "origin"):
+            if name in headers and not _is_loopback(headers[name]):
+                return failed(403, f"{name}: only this machine is served without API keys")
         return None
 
 
@@ -251,7 +257,7 @@ def _is_loopback(address: str) -> bool:
     name = (
         host[1 : host.index("]")] if host.startswith("[") and "]" in host else host.rpartition(":")[0] or host
     )
-    return name in ("127.0.0.1", "::1", "localhost", "testserver")
+    return name in LOOPBACK
 
 
 # The application

@@ -20,6 +20,9 @@ from events.failure import Failure, NotFound, RekindleError
 from events.records import Records, RunRecord, SamplerRecord
 from events.streams import RESULTS, SAMPLE
 
+LATER_LOOKED_AT = 16
+"""Of the operations behind a missing one: the first that was stored starts the wait."""
+
 
 class Gone(RekindleError):
     """The result was kept for its time and is no longer there, or the work never was: submit again."""
@@ -159,9 +162,10 @@ class Futures:
         missing = next((n for n in range(number) if n not in numbers), None)
         if missing is None:
             return None
-        later = min(n for n in numbers if n > missing)
-        stored = await self._bus.first(names.run_stream(run.base), f"{root}.cmd.{later}")
-        waited = (datetime.now(UTC) - stored.time).total_seconds() if stored else 0.0
+        later = sorted(n for n in numbers if n > missing)[:LATER_LOOKED_AT]
+        stored = [await self._bus.first(names.run_stream(run.base), f"{root}.cmd.{n}") for n in later]
+        since = min((one.time for one in stored if one is not None), default=datetime.now(UTC))
+        waited = (datetime.now(UTC) - since).total_seconds()
         left = max(0, round(patience - waited))
         return f"waiting for operation {missing}, which has not arrived; given up in {left} s"
 

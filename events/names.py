@@ -21,6 +21,16 @@ def token(name: str) -> str:
     return f"{slug}-{digest}" if slug else digest
 
 
+def id_token(id: str) -> str:
+    """The token of a run's or sampler's id, `<session>:train:<n>`: the number stands in it, so that however many
+    a session has, no two share one."""
+    session, _, rest = id.partition(":")
+    kind, _, number = rest.partition(":")
+    if kind in ("train", "sample") and number.isascii() and number.isdigit():
+        return f"{token(session)}-{kind}-{number}"
+    return token(id)
+
+
 # Training runs: one stream a base model holds all that must agree.
 
 
@@ -29,7 +39,7 @@ def run_stream(base: str) -> str:
 
 
 def run_root(base: str, tenant: str, run: str) -> str:
-    return f"run.{token(base)}.{token(tenant)}.{token(run)}"
+    return f"run.{token(base)}.{token(tenant)}.{id_token(run)}"
 
 
 def run_subject(base: str, tenant: str, run: str, *parts: str | int) -> str:
@@ -50,7 +60,7 @@ def run_filter(base: str, part: str) -> str:
 
 
 def sample_subject(base: str, tenant: str, run: str, sampler: str, seq: int) -> str:
-    return f"sample.{token(base)}.{token(tenant)}.{token(run)}.{token(sampler)}.{seq}"
+    return f"sample.{token(base)}.{token(tenant)}.{id_token(run)}.{id_token(sampler)}.{seq}"
 
 
 def sample_consumer(base: str) -> str:
@@ -66,7 +76,7 @@ def collect_subject(tenant: str, checkpoint_path: str) -> str:
 
 
 def result_subject(queue: str, tenant: str, owner: str, seq: int) -> str:
-    return f"result.{queue}.{token(tenant)}.{token(owner)}.{seq}"
+    return f"result.{queue}.{token(tenant)}.{id_token(owner)}.{seq}"
 
 
 def dead_subject(subject: str) -> str:
@@ -85,7 +95,7 @@ STORED = "stored"
 
 
 def record_subject(kind: str, tenant: str, key: str) -> str:
-    return f"record.{kind}.{token(tenant)}.{token(key)}"
+    return f"record.{kind}.{token(tenant)}.{id_token(key)}"
 
 
 def record_filter(kind: str, tenant: str) -> str:
@@ -118,7 +128,12 @@ def claim_key(tenant: str, digest: str) -> str:
 
 def checkpoint_key(base: str, tenant: str, run: str, kind: str, name: str, epoch: int) -> str:
     """A blob is written under the epoch of its writer and does not exist until a fenced record names it."""
-    return f"{token(tenant)}/{token(base)}/{token(run)}/{kind}/{token(name)}/{epoch}"
+    return f"{token(tenant)}/{token(base)}/{id_token(run)}/{kind}/{token(name)}/{epoch}"
+
+
+def loaded_key(base: str, tenant: str, run: str, number: int) -> str:
+    """What a run has loaded is its own: a replay needs it, whatever became of the checkpoint."""
+    return f"{token(tenant)}/{token(base)}/{id_token(run)}/loaded/{number}"
 
 
 # Identifiers that clients see.

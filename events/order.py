@@ -6,7 +6,7 @@ released because nobody ever sent it, takes its place without work.
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from events import catalog
 
@@ -35,9 +35,6 @@ class Gap:
     since: datetime
     """When the first later entry was stored."""
 
-    def ends(self, patience: timedelta) -> datetime:
-        return self.since + patience
-
 
 @dataclass(slots=True)
 class RunOrder:
@@ -60,10 +57,6 @@ class RunOrder:
         if entry is not None:
             self.head += 1
         return entry
-
-    def peek(self) -> Entry | None:
-        """What `take` would give."""
-        return self._waiting.get(self.head)
 
     def gap(self) -> Gap | None:
         """The missing number that later ones wait for, None when nothing waits in vain."""

@@ -1,6 +1,6 @@
 """Settings that every service shares, read once from the environment."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -21,6 +21,9 @@ class BusSettings(BaseSettings):
     """JSON lines instead of text for people."""
 
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
 class EdgeSettings(BusSettings):
     """Settings of an HTTP edge."""
 
@@ -38,3 +41,11 @@ class EdgeSettings(BusSettings):
     """Signs download links; empty = no downloads."""
     grace_seconds: int = 30
     """How long open requests may go on after SIGTERM."""
+    socket_fd: int | None = None
+    """A listening socket that the parent holds; None = listen on host and port."""
+
+    @model_validator(mode="after")
+    def _keys_beyond_loopback(self) -> "EdgeSettings":
+        if self.host not in LOOPBACK and not self.api_keys:
+            raise ValueError(f"host: {self.host!r} is not loopback; api_keys must name at least one key then")
+        return self

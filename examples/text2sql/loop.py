@@ -8,6 +8,7 @@ Axes: G rollouts of a group, T tokens of prompt and completion but one.
 """
 
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,12 @@ from examples.text2sql.adapter import download_adapter
 from examples.text2sql.evaluate import Matches, evaluate, execution_match
 from examples.text2sql.experiment import Options, prepare, read_options
 from examples.text2sql.judge import Verdict, judge
+from examples.text2sql.own_data import OwnDataError
 from examples.text2sql.prompts import MAX_SQL_TOKENS, prompt_tokens, sql_of
 from examples.text2sql.questions import Task, Tasks
 from examples.text2sql.record import Record
 from examples.text2sql.show import Show, show_result
-from examples.text2sql.stack import Stack, running_stack
+from examples.text2sql.stack import Stack, StackError, running_stack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -182,4 +184,7 @@ def run(options: Options) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(read_options())
+    try:
+        run(read_options())
+    except (OwnDataError, StackError) as error:
+        sys.exit(f"text2sql: {error}")

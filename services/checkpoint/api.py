@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from events import catalog, names
-from events.commands import Answer, future, known_model, living_run, numbered
-from events.edge import Edge, EdgeDep, TenantDep, load_json, number_field, parse, read_body, text_field
+from events.commands import Answer, future, known_model, living_run, numbered, read_numbered
+from events.edge import Edge, EdgeDep, TenantDep, number_field, parse, read_json, text_field
 from events.failure import Failure, NotFound
 from events.records import LoraShape, RunRecord, SamplerRecord, SessionRecord
 from events.weights import LoadCommand, SaveCommand
@@ -27,12 +27,8 @@ INFLIGHT = "inflight"
 @router.post("/save_weights")
 async def save_weights(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Save adapter, moments and step count under a name."""
-    body = load_json(await read_body(request))
-    run, number = await numbered(edge, tenant, body)
-    try:
-        wanted = parse(SaveWeightsRequest, body)
-    except InvalidField as error:
-        await edge.log.reject(tenant, run, number, str(error))
+    run, number, wanted = await read_numbered(request, edge, tenant, SaveWeightsRequest)
+    if wanted is None:
         return future(run.run_id, number)
     command = SaveCommand(
         kind="weights",
@@ -49,12 +45,8 @@ async def save_weights(request: Request, edge: EdgeDep, tenant: TenantDep) -> An
 @router.post("/save_weights_for_sampler")
 async def save_weights_for_sampler(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Save the adapter alone: under a name, or unnamed for one new sampler."""
-    body = load_json(await read_body(request))
-    run, number = await numbered(edge, tenant, body)
-    try:
-        wanted = parse(SaveWeightsForSamplerRequest, body)
-    except InvalidField as error:
-        await edge.log.reject(tenant, run, number, str(error))
+    run, number, wanted = await read_numbered(request, edge, tenant, SaveWeightsForSamplerRequest)
+    if wanted is None:
         return future(run.run_id, number)
     sampler = None
     if wanted.sampling_session_seq_id is not None:
@@ -95,12 +87,8 @@ async def _open_sampler(
 @router.post("/save_weights_external")
 async def save_weights_external(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Save the adapter as files for other tools (PEFT format), to be downloaded."""
-    body = load_json(await read_body(request))
-    run, number = await numbered(edge, tenant, body)
-    try:
-        wanted = parse(SaveWeightsExternalRequest, body)
-    except InvalidField as error:
-        await edge.log.reject(tenant, run, number, str(error))
+    run, number, wanted = await read_numbered(request, edge, tenant, SaveWeightsExternalRequest)
+    if wanted is None:
         return future(run.run_id, number)
     command = SaveCommand(kind="external_weights", name=wanted.path, **_times(wanted.ttl_seconds))
     await _submit(edge, tenant, run, number, catalog.SAVE_WEIGHTS_EXTERNAL, command)
@@ -122,7 +110,7 @@ async def _submit(
 @router.post("/load_weights")
 async def load_weights(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Load a checkpoint into an existing run (model_id, seq_id) or a new one (session_id, model_seq_id)."""
-    body = load_json(await read_body(request))
+    body = await read_json(request)
     if body.get("session_id") is not None:
         return await _load_new(edge, tenant, body)
     run, number = await numbered(edge, tenant, body)

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from events import logs
+from events.settings import LOOPBACK
 from services.local.stack import BaseModelChoice, StackOptions
 from services.local.supervisor import DataDirInUse, StackFailed, Supervisor, listen, lock, state_path
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 DataDir = Annotated[Path, typer.Option(help="Folder that holds everything: NATS streams, weights, logs.")]
 
 
@@ -33,7 +33,10 @@ def up(
     host: Annotated[
         str, typer.Option(help="Address to serve; other than loopback needs --api-key.")
     ] = "127.0.0.1",
-    api_key: Annotated[list[str] | None, typer.Option(help="Admit this key (tml-…) and no others.")] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(envvar="REKINDLE_API_KEY", help="Admit this key (tml-…) and no others."),
+    ] = None,
 ) -> None:
     """Run the whole stack on this machine until Ctrl-C."""
     keys = api_key or []

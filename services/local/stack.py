@@ -1,5 +1,6 @@
 """Which processes make up the stack on this machine, and with which settings."""
 
+import json
 import os
 import secrets
 import sys
@@ -78,7 +79,7 @@ def children(options: StackOptions) -> list[Child]:
 
 
 def _service(options: StackOptions, service: str, name: str, variables: dict[str, str]) -> Child:
-    port = nats_server.free_port()
+    port = _port(options.data_dir, name)
     return Child(
         service,
         [sys.executable, "-m", f"services.{service}.app"],
@@ -112,12 +113,22 @@ def _environment(options: StackOptions) -> dict[str, str]:
         "REKINDLE_EXTERNAL_URLS_SECRET": _secret(options.data_dir),
         "REKINDLE_GRACE_SECONDS": str(GRACE_SECONDS),
         # each service serves its own routes too, at a port of this machine that any of its users can reach
-        "REKINDLE_API_KEYS": _json_list([sha256(key.encode()).hexdigest() for key in options.api_keys]),
+        "REKINDLE_API_KEYS": json.dumps([sha256(key.encode()).hexdigest() for key in options.api_keys]),
         # Several processes share the cores: threads that spin while they wait would take them from each other.
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
+
+
+def _port(data_dir: Path, name: str) -> int:
+    """The service's port, the same for the life of the data folder while nobody else takes it."""
+    path = data_dir / "ports.json"
+    ports: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+    if name not in ports or not nats_server.is_free(ports[name]):
+        ports[name] = nats_server.free_port()
+        nats_server.write_private(path, json.dumps(ports))
+    return ports[name]
 
 
 def _secret(data_dir: Path) -> str:
@@ -126,10 +137,6 @@ def _secret(data_dir: Path) -> str:
     if not path.exists():
         nats_server.write_private(path, secrets.token_urlsafe(32))
     return path.read_text()
-
-
-def _json_list(values: list[str]) -> str:
-    return "[" + ",".join(f'"{value}"' for value in values) + "]"
 
 
 def _bracketed(host: str) -> str:

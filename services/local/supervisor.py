@@ -81,6 +81,7 @@ class Supervisor:
         self._watchers: list[asyncio.Task[None]] = []
         self._stopping = False
         self._was_ready = False
+        self._gave_up = asyncio.Event()
 
     async def run(self, ready: Callable[[], None], stop: asyncio.Event) -> None:
         """Start everything, call `ready`, and go on until `stop` is set. Raises StackFailed."""
@@ -92,7 +93,7 @@ class Supervisor:
             if not stop.is_set():
                 self._was_ready = True
                 ready()
-            await stop.wait()
+            await self._until_stopped(stop)
         finally:
             await self._stop_all()
 
@@ -129,10 +130,13 @@ class Supervisor:
                 return
             log.warning("process.ended", process=child.name, code=code, state=child.state)
             child.early_exits = 0 if child.state == "ready" else child.early_exits + 1
+            child.state = "starting"
+            self._write_state()
             await asyncio.sleep(min(10.0, 0.25 * 2**child.early_exits))
         if not self._stopping:
             child.state = "failed"
             self._write_state()
+            self._gave_up.set()
 
     @property
     def _most_exits(self) -> int:
@@ -147,12 +151,26 @@ class Supervisor:
     async def _until_ready(self, stop: asyncio.Event) -> None:
         """Wait for all children. Raises StackFailed when one gave up."""
         while not stop.is_set() and any(child.state != "ready" for child in self._children):
-            failed = next((child for child in self._children if child.state == "failed"), None)
-            if failed is not None:
-                words = failed.last_words()
-                raise StackFailed(f"{failed.name} ended {failed.early_exits} times at its start:\n{words}")
+            self._check_children()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 0.05)
+
+    async def _until_stopped(self, stop: asyncio.Event) -> None:
+        """Wait for `stop`. Raises StackFailed when a child gave up: nothing shall wait for it for ever."""
+        waiting = [asyncio.create_task(event.wait()) for event in (stop, self._gave_up)]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+        if not stop.is_set():
+            self._check_children()
+
+    def _check_children(self) -> None:
+        failed = next((child for child in self._children if child.state == "failed"), None)
+        if failed is not None:
+            words = failed.last_words()
+            raise StackFailed(f"{failed.name} ended {failed.early_exits} times at its start:\n{words}")
 
     async def _stop_all(self) -> None:
         """The gateway first, NATS last; nothing is lost whatever the order."""

@@ -1,0 +1,1 @@
+"""Generates tokens with any adapter version of one base model."""

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from events import blobs as claims
 from events import catalog, envelope, names
 from events.commands import Answer, known_model
-from events.edge import Edge, EdgeDep, TenantDep, load_json, number_field, parse, read, read_body, text_field
+from events.edge import Edge, EdgeDep, TenantDep, number_field, parse, read, read_json, text_field
 from events.failure import Conflict, Failure, NotFound, StreamFull
 from events.records import ModelRecord, RunRecord, SamplerRecord, SessionRecord
 from events.streams import RESULTS
@@ -26,8 +26,6 @@ from rekindle.types.requests import (
 from services.sample.commands import SampleCommand, sequence_ids
 
 router = APIRouter(tags=["sample"])
-THREAD_BYTES = 64 * 1024
-"""Bodies above this are parsed in a thread, so that they do not hold up others."""
 
 
 @router.post("/create_sampling_session")
@@ -66,8 +64,7 @@ async def get_sampler(sampler_id: str, edge: EdgeDep, tenant: TenantDep) -> Answ
 @router.post("/asample")
 async def asample(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Queue samples of one prompt."""
-    body = await read_body(request)
-    value = await anyio.to_thread.run_sync(load_json, body) if len(body) > THREAD_BYTES else load_json(body)
+    value = await read_json(request)
     sampler_id = text_field(value, "sampling_session_id")
     number = number_field(value, "seq_id", least=0)
     sampler = await edge.records.get(SamplerRecord, tenant, sampler_id)

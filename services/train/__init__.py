@@ -1,0 +1,1 @@
+"""Forward, backward, optimizer step and export of weights, for many runs of one base model at once."""

@@ -11,17 +11,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from events import catalog, envelope, names
-from events.commands import Answer, check_reach, future, known_model, living_run, numbered
+from events.commands import Answer, check_reach, future, known_model, living_run, read_numbered
 from events.edge import (
     BodyTooLarge,
     Edge,
     EdgeDep,
     TenantDep,
-    load_json,
     number_field,
     parse,
     read,
     read_body,
+    read_json,
     text_field,
 )
 from events.failure import Failure
@@ -44,7 +44,7 @@ one_large = anyio.CapacityLimiter(1)
 @router.post("/create_model")
 async def create_model(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Start a training run: command 0 of `{session}:train:{model_seq_id}`."""
-    body = load_json(await read_body(request))
+    body = await read_json(request)
     session, seq = text_field(body, "session_id"), number_field(body, "model_seq_id", least=0)
     await edge.records.get(SessionRecord, tenant, session)
     run = await edge.records.create(
@@ -147,13 +147,8 @@ def _decompress(body: bytes, limit: int) -> bytes:
 @router.post("/optim_step")
 async def optim_step(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Queue an optimizer step with the accumulated gradient."""
-    body = load_json(await read_body(request))
-    run, number = await numbered(edge, tenant, body)
-    try:
-        wanted = parse(OptimStepRequest, body)
-    except InvalidField as error:
-        await edge.log.reject(tenant, run, number, str(error))
-    else:
+    run, number, wanted = await read_numbered(request, edge, tenant, OptimStepRequest)
+    if wanted is not None:
         data = wanted.model_dump_json().encode()
         await edge.log.submit(tenant, run, number, catalog.OPTIM_STEP, data)
     return future(run.run_id, number)

@@ -94,10 +94,12 @@ class Exports:
             ephemeral=command.sampler_id is not None,
         )
 
-    async def load(self, command: LoadCommand) -> TrainRun:
-        """The state in a checkpoint. Raises ServerError when its files are gone."""
+    async def load(self, tenant: str, run_id: str, base: str, number: int, command: LoadCommand) -> TrainRun:
+        """The state in a checkpoint, kept with the run for its replays. Raises ServerError when it is gone."""
+        kept = names.loaded_key(base, tenant, run_id, number)
         try:
-            folder = await self.blobs.folder(command.blob)
+            await self.blobs.copy_folder(command.blob, kept)
+            folder = await self.blobs.folder(kept)
         except NotFound as error:
             raise ServerError(f"path: the files of {command.path} no longer exist") from error
         return await asyncio.to_thread(load_state, folder, self.base, optimizer=command.optimizer)

@@ -60,11 +60,6 @@ class TrainRun:
             variance_P=torch.zeros_like(parameters_P),
         )
 
-    @property
-    def device_bytes(self) -> int:
-        """Memory that the run holds between passes."""
-        return 4 * self.parameters_P.nbytes
-
     def trainable(self) -> tuple[Tensor, Adapter]:
         """A fresh leaf (P,) of an autograd graph and the adapter as views of it: for one pass."""
         leaf_P = self.parameters_P.detach().requires_grad_()

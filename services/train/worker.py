@@ -290,7 +290,7 @@ class TrainWorker:
             case catalog.OPTIM_STEP:
                 return await self._step(run, entry, OptimStepRequest.model_validate_json(data))
             case catalog.LOAD_WEIGHTS:
-                return await self._load(run, LoadCommand.model_validate_json(data))
+                return await self._load(run, entry, LoadCommand.model_validate_json(data))
             case _:
                 if not replayed:
                     await self._begin_save(run, entry, SaveCommand.model_validate_json(data))
@@ -312,8 +312,8 @@ class TrainWorker:
         )
         return Done(OptimStepResponse(metrics=metrics).model_dump_json().encode(), facts=(fact,))
 
-    async def _load(self, run: HeldRun, command: LoadCommand) -> Done:
-        run.state = await self._exports.load(command)
+    async def _load(self, run: HeldRun, entry: Entry, command: LoadCommand) -> Done:
+        run.state = await self._exports.load(run.tenant, run.run_id, self._base, entry.number, command)
         answer = LoadWeightsResponse(path=command.path, model_id=run.run_id)
         return Done(answer.model_dump_json(exclude_none=True).encode())
 

@@ -319,6 +319,25 @@ async def test_a_checkpoint_whose_files_are_gone_fails_the_load(lab: Lab) -> Non
         await lab.ends_well(run, 3)
 
 
+async def test_a_run_keeps_what_it_loaded_when_the_checkpoint_is_deleted(lab: Lab) -> None:
+    source, run = await lab.new_run("source"), await lab.new_run()
+    end = await lab.lesson(source, 1, steps=1)
+    await lab.save(source, end, "a")
+    async with lab.worker():
+        await lab.ends_well(source, end)
+        entry = await lab.entry(source, "a")
+        await lab.load(run, 1, entry, optimizer=True)
+        await lab.train(run, 2)
+        await lab.step(run, 3)
+        await lab.save(run, 4, "before")
+        await lab.ends_well(run, 1, 2, 3, 4)
+    await lab.blobs.delete(entry.blob)
+    async with lab.worker():
+        await lab.save(run, 5, "after")
+        await lab.ends_well(run, 5)
+    assert_same(await lab.weights(run, "before"), await lab.weights(run, "after"))
+
+
 async def test_a_run_is_not_restored_to_other_weights_when_what_it_loaded_is_gone(lab: Lab) -> None:
     source, run = await lab.new_run("source"), await lab.new_run()
     end = await lab.lesson(source, 1, steps=1)
@@ -330,6 +349,7 @@ async def test_a_run_is_not_restored_to_other_weights_when_what_it_loaded_is_gon
         await lab.train(run, 2)
         await lab.ends_well(run, 1, 2)
     await lab.blobs.delete(entry.blob)
+    await lab.blobs.delete(names.loaded_key(run.base, TENANT, run.run_id, 1))
     async with lab.worker():
         await lab.step(run, 3)
         await lab.train(run, 4)

@@ -27,7 +27,6 @@
 | `training_runs/{id}/checkpoints/{kind}/{name}/ttl` | `CheckpointTtlRequest` | nothing |
 | `…/external_weights/{name}/external_weights_urls` | – | `ExternalWeightsUrlsResponse` |
 | `weights_info` | `WeightsInfoRequest` | `WeightsInfoResponse` |
-| `copy_weights` | `CopyWeightsRequest` | `CopyWeightsResponse` |
 
 A future is answered at once with `UntypedFuture`.
 """
