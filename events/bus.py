@@ -314,7 +314,8 @@ class Bus:
             async for message in subscription.messages:
                 yield envelope.from_message(message.headers, message.data)
         finally:
-            await subscription.unsubscribe()
+            if not self.client.is_closed:
+                await subscription.unsubscribe()
 
 
 def _stored(headers: dict[str, str], data: bytes) -> Stored:

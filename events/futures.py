@@ -56,6 +56,7 @@ class Futures:
         self._blobs = blobs
         self._records = records
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._released = False
 
     async def start(self) -> None:
         await self._bus.listen(f"{names.STORED}.>", self._stored)
@@ -71,6 +72,11 @@ class Futures:
             for event in events:
                 event.set()
 
+    def release(self) -> None:
+        """The process ends: whoever waits hears that there is no result yet, and asks the next process."""
+        self._released = True
+        self._look_again()
+
     async def wait(self, tenant: str, request_id: str, seconds: float) -> Result | Failure | None:
         """The result, or None when there is none after `seconds`.
 
@@ -85,8 +91,8 @@ class Futures:
         self._waiting[place.result_subject].add(woken)
         try:
             found = await self._result(place) or await self._without_work(place, request_id)
-            deadline = asyncio.get_running_loop().time() + seconds
-            while found is None and await _until(woken, deadline - asyncio.get_running_loop().time()):
+            deadline = _now() + seconds
+            while found is None and not self._released and await _until(woken, deadline - _now()):
                 woken.clear()
                 found = await self._result(place)
             return found or await self._result(place)
@@ -168,6 +174,10 @@ class Futures:
         waited = (datetime.now(UTC) - since).total_seconds()
         left = max(0, round(patience - waited))
         return f"waiting for operation {missing}, which has not arrived; given up in {left} s"
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _until(event: asyncio.Event, seconds: float) -> bool:

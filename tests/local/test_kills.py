@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 import tinker
@@ -15,6 +16,7 @@ from tinker import types
 
 from tests.e2e.conftest import connected
 from tests.e2e.loops import WAIT, client, loss, tokens, train
+from tests.gateway.wire import PROTOBUF, connect, datum
 from tests.stack import Stack, running_stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -83,3 +85,26 @@ def test_a_loop_goes_on_while_a_process_is_killed(
             "a gradient was lost or applied twice"
         )
     assert psutil.pid_exists(own_stack.pid)
+
+
+def test_polls_held_by_a_gateway_that_ends_are_told_to_ask_again(own_stack: Stack) -> None:
+    with connect(own_stack.url, own_stack.base_model) as wire, ThreadPoolExecutor(8) as pool:
+        run = wire.run()
+        missing = run.number()
+        future = run.post_batch(run.batch(run.number(), datum())).json()["request_id"]
+        held = [pool.submit(wire.poll, future) for _ in range(4)]
+        facts = pool.submit(first_bytes, f"{own_stack.url}/api/v1/events")
+        facts.result(WAIT)
+        pid = pid_of(own_stack, "gateway")
+        assert pid is not None and not any(poll.done() for poll in held)
+        os.kill(pid, signal.SIGTERM)
+        assert [poll.result(10).status_code for poll in held] == [408] * 4
+        run.post_batch(run.batch(missing, datum()))
+        assert wire.result(future).headers["content-type"] == PROTOBUF
+        until_back(own_stack, "gateway", pid)
+
+
+def first_bytes(url: str) -> bytes:
+    """What a stream begins with."""
+    with httpx.stream("GET", url, trust_env=False, timeout=WAIT) as answer:
+        return next(answer.iter_bytes())
