@@ -1,11 +1,12 @@
 """Commands as edges make them: whose they are, which number they have, what they are about."""
 
+import re
 from typing import Any
 
 from fastapi import Request
 
 from events import names
-from events.edge import Edge, M, number_field, parse, read_json, text_field
+from events.edge import BodyTooLarge, Edge, M, number_field, parse, read_json, text_field
 from events.failure import NotFound
 from events.records import EVERYONE, ModelRecord, RunRecord
 from rekindle.types import InvalidField
@@ -34,13 +35,32 @@ async def read_numbered(
     request: Request, edge: Edge, tenant: str, kind: type[M]
 ) -> tuple[RunRecord, int, M | None]:
     """A command with its run and number; None in its place when it was rejected under that number."""
-    body = await read_json(request)
+    try:
+        body = await read_json(request)
+    except BodyTooLarge as error:
+        place = peek_json(error.head)
+        if len(place) < 2:
+            raise
+        run, number = await numbered(edge, tenant, place)
+        await edge.log.reject(tenant, run, number, str(error))
+        return run, number, None
     run, number = await numbered(edge, tenant, body)
     try:
         return run, number, parse(kind, body)
     except InvalidField as error:
         await edge.log.reject(tenant, run, number, str(error))
         return run, number, None
+
+
+def peek_json(head: bytes) -> dict[str, Any]:
+    """The fields that place a command, as far as they stand in the first kilobyte of its body."""
+    text = head.decode(errors="replace")
+    found: dict[str, Any] = {}
+    if run := re.search(r'"model_id"\s*:\s*"([^"\\]+)"', text):
+        found["model_id"] = run[1]
+    if number := re.search(r'"seq_id"\s*:\s*(\d{1,19})\s*[,}]', text):
+        found["seq_id"] = int(number[1])
+    return found
 
 
 async def check_reach(edge: Edge, tenant: str, run: RunRecord, number: int) -> None:

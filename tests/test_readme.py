@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from benchmarks import figures, record
+from examples.text2sql import questions
 
 EXAMPLE = {
     "command": "task bench",
@@ -111,3 +112,11 @@ def test_a_result_that_cannot_be_shown_is_not_recorded(
     with pytest.raises(ValidationError):
         record.record("latency", ["p50 (ms)"], rows, command="task bench")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["README.md", "examples/text2sql/README.md"])
+def test_what_is_said_of_the_demo_is_what_its_code_does(text: str):
+    said = (record.ROOT / text).read_text()
+    assert f"{questions.CORPUS_SIZE:,} pairs of question and SQL" in said
+    for dialect, name in {"sqlite": "SQLite", "tsql": "T-SQL", "oracle": "Oracle"}.items():
+        assert f"{questions.DIALECT_SHARES[dialect]:.0%}".replace("%", f" % {name}") in said

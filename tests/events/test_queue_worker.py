@@ -140,7 +140,7 @@ async def test_heartbeats_keep_a_long_delivery(shop: Shop) -> None:
 
     async def slow(number: int, data: bytes) -> Answer:
         started.append(number)
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(2.5)  # work that outlasts the time without a heartbeat
         return Answer(b"done")
 
     async with shop.worker(slow), shop.worker(slow):
@@ -154,7 +154,7 @@ async def test_heartbeats_keep_a_delivery_that_waits_for_room(shop: Shop) -> Non
 
     async def slow(number: int, data: bytes) -> Answer:
         started.append(number)
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(0.8)  # work: the last waits longer than the time without a heartbeat
         return Answer(b"done")
 
     async with shop.worker(slow, budget=1):
@@ -473,8 +473,12 @@ async def test_a_burst_after_long_silence_is_served_at_once(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("events.pull.EXPIRES", 1.0)
+    asked = asyncio.Semaphore(0)
+    await shop.bus.listen("$JS.API.CONSUMER.MSG.NEXT.>", lambda _: asked.release())
     async with shop.worker(echo):
-        await asyncio.sleep(2.5)  # two requests have expired
+        async with asyncio.timeout(20):
+            for _ in range(3):  # so two requests have expired
+                await asked.acquire()
         for number in range(5):
             await shop.submit(number)
         async with asyncio.timeout(3):

@@ -186,9 +186,21 @@ def test_a_batch_of_100_mb_fails_under_its_number(wire: Wire, run: Run) -> None:
     "path", ["/optim_step", "/asample", "/save_weights", "/create_session", "/telemetry"]
 )
 def test_json_of_100_mb_is_refused(wire: Wire, path: str) -> None:
-    body = b'{"model_id": "x", "seq_id": 1, "text": "' + b"x" * (100 * MIB) + b'"}'
+    body = b'{"text": "' + b"x" * (100 * MIB) + b'", "model_id": "x", "seq_id": 1}'
     answer = wire.post(path, body)
     assert answer.status_code == 413 and "limit" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/optim_step", "/save_weights"])
+def test_a_command_of_100_mb_fails_under_its_number_where_that_comes_first(
+    wire: Wire, run: Run, path: str
+) -> None:
+    head = f'{{"model_id": "{run.id}", "seq_id": {run.number()}, "text": "'
+    answer = wire.post(path, head.encode() + b"x" * (100 * MIB) + b'"}')
+    assert answer.status_code == 200, answer.text
+    failure = wire.failure(answer.json()["request_id"])
+    assert failure["category"] == "user" and "limit" in failure["error"]
+    run.goes_on()
 
 
 @pytest.mark.slow
