@@ -10,7 +10,6 @@ import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
@@ -33,11 +32,12 @@ from rekindle.types.requests import (
     OptimStepResponse,
 )
 from services.model.lora import LoraSpec
-from services.train.engine import PassWork, TrainEngine, WorkError
+from services.train.engine import PassResult, PassWork, TrainEngine
 from services.train.exports import Exports
 from services.train.held import HeldRun
-from services.train.results import Done, fact_of, failure_of, passed, result_event
+from services.train.results import Done, fact_of, result_event
 from services.train.run import TrainRun
+from services.train.together import Job, train_together
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -46,16 +46,6 @@ MOST_COMMANDS = 64
 """Forward-backward commands of one run taken in a round, so that other runs get their turn."""
 END_SECONDS = 5.0
 """How long results on their way may take when the worker ends."""
-
-
-@dataclass(slots=True)
-class Job:
-    """One forward-backward command in hand."""
-
-    run: HeldRun
-    entry: Entry
-    work: PassWork
-    traceparent: str | None
 
 
 class TrainWorker:
@@ -140,7 +130,7 @@ class TrainWorker:
             with self._keeping(run):
                 await self._hold(run)
                 jobs += await self._turn(run)
-        await self._train(jobs)
+        await train_together(jobs, self._run_passes, self._record)
         self._make_room()
 
     @contextlib.contextmanager
@@ -227,36 +217,13 @@ class TrainWorker:
         work = PassWork(state, request.data, request.loss_fn, request.loss_fn_config, request.forward_only)
         return Job(run, entry, work, event.get_extension("traceparent"))
 
+    async def _run_passes(self, work: list[PassWork]) -> list[PassResult]:
+        return await self._compute(self._engine.run_passes, work)
+
     async def _failed_before(self, run: HeldRun, entry: Entry) -> bool:
         assert run.holder is not None, "a turn is taken by the holder"
         stored = await run.holder.result(entry.number)
         return stored is not None and stored.event.get_type() == catalog.FAILED
-
-    async def _train(self, jobs: list[Job]) -> None:
-        """Compute all jobs in shared passes; one that is at fault fails alone."""
-        while jobs:
-            try:
-                results = await self._compute(self._engine.run_passes, [job.work for job in jobs])
-            except WorkError as error:
-                job = jobs.pop(error.work)
-                await self._record(job.run, job.entry, failure_of(error))
-            except Exception as error:
-                log.error("pass.failed", jobs=len(jobs), exc_info=error)
-                await self._train_apart(jobs, error)
-                return
-            else:
-                for job, result in zip(jobs, results, strict=True):
-                    trace.take_up(job.traceparent)
-                    await self._record(job.run, job.entry, passed(job.run, job.entry, job.work, result))
-                return
-
-    async def _train_apart(self, jobs: list[Job], error: Exception) -> None:
-        """Find the job that broke a shared pass by giving each a pass of its own."""
-        if len(jobs) == 1:
-            await self._record(jobs[0].run, jobs[0].entry, ServerError(f"the pass failed: {error}").failure)
-            return
-        for job in jobs:
-            await self._train([job])
 
     # All other commands
 

@@ -1,0 +1,59 @@
+"""Forward-backward commands of many runs in shared passes; the one that is at fault fails alone."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from events import trace
+from events.failure import Failure, ServerError
+from events.order import Entry
+from services.train.engine import PassResult, PassWork, WorkError
+from services.train.held import HeldRun
+from services.train.results import Done, failure_of, passed
+
+log = structlog.get_logger(__name__)
+
+RunPasses = Callable[[list[PassWork]], Awaitable[list[PassResult]]]
+"""Computes works in shared passes. Raises WorkError, with nothing changed, for the first that is at fault."""
+Record = Callable[[HeldRun, Entry, Done | Failure], Awaitable[None]]
+"""Takes what a command came to."""
+
+
+@dataclass(slots=True)
+class Job:
+    """One forward-backward command in hand."""
+
+    run: HeldRun
+    entry: Entry
+    work: PassWork
+    traceparent: str | None
+
+
+async def train_together(jobs: list[Job], run_passes: RunPasses, record: Record) -> None:
+    """Compute all jobs, as few passes as may be; every job is recorded, well or failed."""
+    while jobs:
+        try:
+            results = await run_passes([job.work for job in jobs])
+        except WorkError as error:
+            job = jobs.pop(error.work)
+            await record(job.run, job.entry, failure_of(error))
+        except Exception as error:
+            log.error("pass.failed", jobs=len(jobs), exc_info=error)
+            await _train_apart(jobs, run_passes, record, error)
+            return
+        else:
+            for job, result in zip(jobs, results, strict=True):
+                trace.take_up(job.traceparent)
+                await record(job.run, job.entry, passed(job.run, job.entry, job.work, result))
+            return
+
+
+async def _train_apart(jobs: list[Job], run_passes: RunPasses, record: Record, error: Exception) -> None:
+    """Find the job that broke a shared pass by giving each a pass of its own."""
+    if len(jobs) == 1:
+        failure = ServerError(f"the pass failed: {error}").failure
+        await record(jobs[0].run, jobs[0].entry, failure)
+        return
+    for job in jobs:
+        await train_together([job], run_passes, record)
