@@ -84,3 +84,14 @@ def test_a_future_id_is_split_where_it_was_joined(owner: str, number: int) -> No
 def test_an_id_of_no_future_is_a_value_error(bad: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         names.split_future_id(bad)
+
+
+def test_no_two_samplers_of_a_session_share_a_subject() -> None:
+    session = "5f0c7a3e-9d0f-4a55-8f6c-0e1d2c3b4a59"
+    subjects = {names.record_subject("sampler", "t", names.sampler_id(session, n)) for n in range(300_000)}
+    assert len(subjects) == 300_000
+
+
+def test_an_id_of_another_form_is_a_name_like_any_other() -> None:
+    for id in ("s:train:x", "s:other:1", "s", "s:train", ""):
+        assert names.id_token(id) == names.token(id)
