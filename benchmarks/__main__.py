@@ -2,7 +2,7 @@
 
 import argparse
 
-from benchmarks import demo, roundtrip, sampling, training
+from benchmarks import demo, figures, roundtrip, sampling, training
 
 DEFAULT = {"roundtrip": roundtrip.main, "training": training.main, "sampling": sampling.main}
 ALL = {**DEFAULT, "demo": demo.main}
@@ -15,6 +15,7 @@ def main() -> None:
     for name in parser.parse_args().names or DEFAULT:
         print(f"\n{name}\n{'-' * len(name)}")
         ALL[name]()
+        print(f"\n{figures.render(name, figures.load(name))}")
 
 
 if __name__ == "__main__":
