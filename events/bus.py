@@ -193,6 +193,17 @@ class Bus:
             raise BusUnavailable(f"{subject}: no acknowledgement") from error
         return ack.seq
 
+    async def append_once(self, stream: str, subject: str, event: CloudEvent) -> None:
+        """Store `event` on a subject that takes one message; what stands there already stays.
+
+        Raises StreamFull when it is the stream that takes no more, or BusUnavailable.
+        """
+        try:
+            await self.append(subject, event)
+        except StreamFull:
+            if await self.first(stream, subject) is None:
+                raise
+
     # Reading
 
     async def last(self, stream: str, subject: str) -> Stored | None:

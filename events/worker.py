@@ -20,7 +20,7 @@ from events import blobs as claims
 from events import catalog, envelope, facts, names, tasks, trace
 from events.blobs import Blobs
 from events.bus import SILENCE, Bus, again_when_unavailable, until_available
-from events.failure import BusUnavailable, CommandFailed, Failure, StreamFull, WorkerBroken
+from events.failure import BusUnavailable, CommandFailed, Failure, WorkerBroken
 from events.pull import ConsumerGone, Delivery, Puller
 from events.streams import ATTEMPTS, DEAD, RESULTS
 
@@ -280,8 +280,4 @@ class QueueWorker:
             content_type=content_type,
         )
         subject = self._queue.result_subject(event)
-        try:
-            await self._bus.append(subject, await claims.check_in(self._blobs, tenant, result))
-        except StreamFull:
-            if await self._bus.first(RESULTS, subject) is None:
-                raise  # full indeed: the delivery comes back
+        await self._bus.append_once(RESULTS, subject, await claims.check_in(self._blobs, tenant, result))

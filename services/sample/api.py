@@ -11,7 +11,7 @@ from events import blobs as claims
 from events import catalog, envelope, names
 from events.commands import Answer, known_model
 from events.edge import Edge, EdgeDep, TenantDep, number_field, parse, read, read_json, text_field
-from events.failure import Conflict, Failure, NotFound, StreamFull
+from events.failure import Conflict, Failure, NotFound
 from events.records import ModelRecord, RunRecord, SamplerRecord, SessionRecord
 from events.streams import RESULTS
 from rekindle.types import InvalidField, TinkerPath
@@ -154,8 +154,4 @@ async def _reject(edge: Edge, tenant: str, sampler_id: str, number: int, message
         data=failure.model_dump_json().encode(),
     )
     subject = names.result_subject("sample", tenant, sampler_id, number)
-    try:
-        await edge.bus.append(subject, event)
-    except StreamFull:
-        if await edge.bus.first(RESULTS, subject) is None:
-            raise
+    await edge.bus.append_once(RESULTS, subject, event)
