@@ -14,6 +14,7 @@ weights.py   what saving and loading weights carries
 checkpoints.py  which adapters exist, and where their files lie
 facts.py     news for anyone
 worker.py    work queues: heartbeats, redelivery, dead letters
+shards.py    a request cut into shards, and joined again
 futures.py   from a request id to its one result
 records.py   small named facts of the world: sessions, runs, samplers, models
 blobs.py     what is too large for an event

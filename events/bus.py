@@ -18,12 +18,13 @@ from cloudevents.core.v1.event import CloudEvent
 from nats import errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, StreamConfig
 from nats.js.errors import APIError, BadRequestError, NoStreamResponseError, NotFoundError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from events import envelope, streams
+from events import envelope, names, streams
 from events.failure import BusUnavailable, Conflict, StreamFull
 
 log = structlog.get_logger(__name__)
@@ -35,6 +36,8 @@ LAST_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
 LAST_SEQUENCE_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 PAGE = 500
 """Subjects read by one batched get; the server refuses more than 1,024."""
+WALK_PAGE = 64
+"""Entries read by one batched get of a walk; they may be large."""
 PING_SECONDS = 10
 """How often a silent connection is probed; two lost answers end it."""
 
@@ -204,6 +207,15 @@ class Bus:
             if await self.first(stream, subject) is None:
                 raise
 
+    async def append_later(self, subject: str, event: CloudEvent, at: datetime) -> int:
+        """Have the stream itself append `event` on `subject` at that time; a later call for the subject replaces it.
+
+        Only for streams that take messages for later. Raises as `append`.
+        """
+        when = at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        schedule = {"Nats-Schedule": f"@at {when}", "Nats-Schedule-Target": subject}
+        return await self.append(names.later_subject(subject), event, headers=schedule)
+
     # Reading
 
     async def last(self, stream: str, subject: str) -> Stored | None:
@@ -274,17 +286,42 @@ class Bus:
                 while missing := [subject for subject in subjects if subject not in found]:
                     request = json.dumps({"multi_last": missing, "batch": PAGE}).encode()
                     await self.client.publish(f"$JS.API.DIRECT.GET.{stream}", request, reply=inbox)
-                    before = len(found)
-                    while not (status := _status(reply := await subscription.next_msg(self._timeout))):
-                        stored = _stored(reply.headers or {}, reply.data)
-                        found[stored.subject] = stored
-                    if status not in ("204", "404"):
-                        raise BusUnavailable(f"{stream}: {status}")
-                    if len(found) == before:
+                    page = await self._page(stream, subscription)
+                    found |= {stored.subject: stored for stored in page}
+                    if not page:
                         break  # the others have been purged since
         finally:
             await subscription.unsubscribe()
         return list(found.values())
+
+    async def walk(self, stream: str, subject_filter: str) -> AsyncIterator[Stored]:
+        """Every entry on the subjects that match, oldest first, up to the end as it is when that is reached."""
+        subscription = await self.client.subscribe(inbox := self.client.new_inbox())
+        place = 1
+        try:
+            while True:
+                request = json.dumps(
+                    {"seq": place, "next_by_subj": subject_filter, "batch": WALK_PAGE}
+                ).encode()
+                await self.client.publish(f"$JS.API.DIRECT.GET.{stream}", request, reply=inbox)
+                page = await self._page(stream, subscription)
+                for stored in page:
+                    yield stored
+                if len(page) < WALK_PAGE:
+                    return
+                place = page[-1].sequence + 1
+        finally:
+            await subscription.unsubscribe()
+
+    async def _page(self, stream: str, subscription: Subscription) -> list[Stored]:
+        """The answers to one batched get; none when nothing is left. Raises BusUnavailable."""
+        page: list[Stored] = []
+        with answering(stream):
+            while not (status := _status(reply := await subscription.next_msg(self._timeout))):
+                page.append(_stored(reply.headers or {}, reply.data))
+        if status not in ("204", "404"):
+            raise BusUnavailable(f"{stream}: {status}")
+        return page
 
     async def subjects(self, stream: str, subject_filter: str) -> list[str]:
         """Names of the subjects that hold something, in alphabetical order."""

@@ -17,6 +17,12 @@ SAVE_WEIGHTS = f"{PREFIX}train.save_weights"
 SAVE_WEIGHTS_FOR_SAMPLER = f"{PREFIX}train.save_weights_for_sampler"
 SAVE_WEIGHTS_EXTERNAL = f"{PREFIX}train.save_weights_external"
 SAMPLE = f"{PREFIX}sample.generate"
+SCORE = f"{PREFIX}reward.score"
+TAKE_IN = f"{PREFIX}data.take_in"
+DERIVE = f"{PREFIX}data.derive"
+GATHER_ROLLOUTS = f"{PREFIX}data.gather_rollouts"
+EXPIRE_UPLOAD = f"{PREFIX}data.expire_upload"
+COLLECT_DATASET = f"{PREFIX}data.collect"
 COLLECT = f"{PREFIX}checkpoint.collect"
 
 REJECTED = f"{PREFIX}train.rejected"
@@ -25,11 +31,16 @@ LEASE = f"{PREFIX}train.lease"
 CHECKPOINT = f"{PREFIX}train.checkpoint"
 
 RECORD = f"{PREFIX}record.written"
+MANIFEST = f"{PREFIX}request.sharded"
 
 RESOLVED = f"{PREFIX}future.resolved"
 FAILED = f"{PREFIX}future.failed"
 
 SAMPLE_COMPLETED = f"{PREFIX}sample.completed"
+ROLLOUT_COMPLETED = f"{PREFIX}rollout.completed"
+ROLLOUT_SCORED = f"{PREFIX}rollout.scored"
+DATASET_UPLOADED = f"{PREFIX}dataset.uploaded"
+DATASET_DELETED = f"{PREFIX}dataset.deleted"
 BATCH_TRAINED = f"{PREFIX}batch.trained"
 STEP_APPLIED = f"{PREFIX}step.applied"
 WEIGHTS_PUBLISHED = f"{PREFIX}weights.published"
@@ -54,6 +65,7 @@ class Kind:
 
 _RUN = "run.<base>.<tenant>.<run>."
 _COMMAND = _RUN + "cmd.<n>"
+_DATA = "data.<tenant>.<owner>.<n>"
 
 TABLE: tuple[Kind, ...] = (
     Kind(CREATE_MODEL, "command", "RunRecord (JSON)", "{model_id, type}", _COMMAND),
@@ -70,12 +82,19 @@ TABLE: tuple[Kind, ...] = (
         "SampleResponse",
         "sample.<base>.<tenant>.<run>.<sampler>.<n>",
     ),
+    Kind(SCORE, "command", "ScoreShard (JSON)", "[Score]", "reward.<tenant>.<request>.<shard>"),
+    Kind(TAKE_IN, "command", "UploadRecord (JSON)", "DatasetVersion", _DATA),
+    Kind(DERIVE, "command", "DeriveCommand (JSON)", "[DatasetVersion]", _DATA),
+    Kind(GATHER_ROLLOUTS, "command", "GatherCommand (JSON)", "DatasetVersion", _DATA),
+    Kind(EXPIRE_UPLOAD, "command", "{upload_id} (JSON)", None, _DATA),
+    Kind(COLLECT_DATASET, "command", "{blob} (JSON)", None, _DATA),
     Kind(COLLECT, "command", "CheckpointEntry (JSON)", None, "checkpoint.<tenant>.collect.<path>"),
     Kind(REJECTED, "entry", "Failure (JSON)", None, _COMMAND),
     Kind(RELEASED, "entry", "Failure (JSON)", None, _COMMAND),
     Kind(LEASE, "entry", "{epoch, holder} (JSON)", None, _RUN + "lease"),
     Kind(CHECKPOINT, "entry", "CheckpointEntry (JSON)", None, _RUN + "checkpoint.<kind>.<name>"),
     Kind(RECORD, "entry", "a record of records.py (JSON)", None, "record.<kind>.<tenant>.<key>"),
+    Kind(MANIFEST, "entry", "{shards, digest} (JSON)", None, "result.<queue>.<tenant>.<request>.manifest"),
     Kind(
         RESOLVED,
         "result",
@@ -91,6 +110,28 @@ TABLE: tuple[Kind, ...] = (
         None,
         "facts.<tenant>.sample.completed",
     ),
+    Kind(
+        ROLLOUT_COMPLETED,
+        "fact",
+        "{run, sampler, number, version, prompt_tokens, sequences: [{sequence_id, tokens, logprobs, stop_reason}]}",
+        None,
+        "facts.<tenant>.rollout.completed",
+    ),
+    Kind(
+        ROLLOUT_SCORED,
+        "fact",
+        "{request, shard, scores: [{sequence_id, outcome, value, reason, grader_version, seconds, attempts}]}",
+        None,
+        "facts.<tenant>.rollout.scored",
+    ),
+    Kind(
+        DATASET_UPLOADED,
+        "fact",
+        "DatasetVersion",
+        None,
+        "facts.<tenant>.dataset.uploaded",
+    ),
+    Kind(DATASET_DELETED, "fact", "{name, version}", None, "facts.<tenant>.dataset.deleted"),
     Kind(BATCH_TRAINED, "fact", "{number, datums, tokens, loss}", None, "facts.<tenant>.batch.trained"),
     Kind(STEP_APPLIED, "fact", "{number, step, metrics}", None, "facts.<tenant>.step.applied"),
     Kind(WEIGHTS_PUBLISHED, "fact", "{path, step}", None, "facts.<tenant>.weights.published"),

@@ -18,7 +18,7 @@ from events.blobs import Blobs
 from events.bus import Bus
 from events.failure import Failure, NotFound, RekindleError
 from events.records import Records, RunRecord, SamplerRecord
-from events.streams import RESULTS, SAMPLE
+from events.streams import DATA, RESULTS, SAMPLE
 
 LATER_LOOKED_AT = 16
 """Of the operations behind a missing one: the first that was stored starts the wait."""
@@ -45,7 +45,7 @@ class Place:
     result_stream: str
     result_subject: str
     kind: str
-    """`train` or `sample`."""
+    """`train`, or the work queue: `sample`, `reward`, `data`."""
 
 
 class Futures:
@@ -80,7 +80,7 @@ class Futures:
     async def wait(self, tenant: str, request_id: str, seconds: float) -> Result | Failure | None:
         """The result, or None when there is none after `seconds`.
 
-        Raises NotFound for an unknown training future, Gone for an unknown sampling future, ValueError for an
+        Raises NotFound for an unknown training future, Gone for an unknown one of a work queue, ValueError for an
         id that is none.
         """
         owner, number = names.split_future_id(request_id)
@@ -108,6 +108,13 @@ class Futures:
         """Where to look; a run or sampler that was rejected at its creation has failed already."""
         if ":sample:" in owner:
             return await self._sample_place(tenant, owner, number)
+        if owner.startswith("score:"):
+            manifest = names.manifest_subject("reward", tenant, owner)
+            result = names.result_subject("reward", tenant, owner, number)
+            return Place(RESULTS, manifest, RESULTS, result, "reward")
+        if owner.startswith("data:"):
+            command = names.data_subject(tenant, owner, number)
+            return Place(DATA, command, RESULTS, names.result_subject("data", tenant, owner, number), "data")
         run = await self._records.get(RunRecord, tenant, owner)
         if run.rejected is not None:
             return run.rejected
@@ -159,7 +166,7 @@ class Futures:
     async def why_waiting(self, tenant: str, request_id: str, patience: float) -> str | None:
         """Which earlier number a training command waits for, None when it waits for none."""
         owner, number = names.split_future_id(request_id)
-        if ":sample:" in owner:
+        if ":train:" not in owner:
             return None
         run = await self._records.get(RunRecord, tenant, owner)
         root = names.run_root(run.base, tenant, owner)

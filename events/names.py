@@ -10,6 +10,8 @@ import re
 from functools import lru_cache
 
 SLUG_LENGTH = 30
+QUEUES = {"score": "reward", "data": "data"}
+"""First part of a request's owner, `score:<hex>`, and the work queue that answers it."""
 
 
 @lru_cache(maxsize=65536)
@@ -22,10 +24,12 @@ def token(name: str) -> str:
 
 
 def id_token(id: str) -> str:
-    """The token of a run's or sampler's id, `<session>:train:<n>`: the number stands in it, so that however many
-    a session has, no two share one."""
+    """The token of a run's or sampler's id, `<session>:train:<n>`, with the number in it, so that however many a
+    session has, no two share one; of a request, `score:<hex>` or `data:<hex>`, all of it."""
     session, _, rest = id.partition(":")
     kind, _, number = rest.partition(":")
+    if session in QUEUES and re.fullmatch(r"[0-9a-f-]{1,64}", rest):
+        return f"{session}-{rest}"
     if kind in ("train", "sample") and number.isascii() and number.isdigit():
         return f"{token(session)}-{kind}-{number}"
     return token(id)
@@ -71,6 +75,24 @@ def sample_filter(base: str) -> str:
     return f"sample.{token(base)}.>"
 
 
+def reward_subject(tenant: str, request: str, shard: int) -> str:
+    return f"reward.{token(tenant)}.{id_token(request)}.{shard}"
+
+
+def data_subject(tenant: str, owner: str, seq: int) -> str:
+    return f"data.{token(tenant)}.{id_token(owner)}.{seq}"
+
+
+def manifest_subject(queue: str, tenant: str, request: str) -> str:
+    """Beside the results of a request's shards: how many there are."""
+    return f"result.{queue}.{token(tenant)}.{id_token(request)}.manifest"
+
+
+def result_filter(queue: str, tenant: str, owner: str) -> str:
+    """All results of one owner, a sharded request's manifest included."""
+    return f"result.{queue}.{token(tenant)}.{id_token(owner)}.*"
+
+
 def collect_subject(tenant: str, checkpoint_path: str) -> str:
     return f"checkpoint.{token(tenant)}.collect.{token(checkpoint_path)}"
 
@@ -85,6 +107,10 @@ def dead_subject(subject: str) -> str:
 
 def attempts_subject(subject: str) -> str:
     return f"attempts.{subject}"
+
+
+def later_subject(subject: str) -> str:
+    return f"later.{subject}"
 
 
 STORED = "stored"
@@ -141,6 +167,11 @@ def loaded_key(base: str, tenant: str, run: str, number: int) -> str:
 
 def model_id(session: str, model_seq: int) -> str:
     return f"{session}:train:{model_seq}"
+
+
+def score_id(idempotency_key: str) -> str:
+    """Derives from the client's key, so that a repeated POST finds the same request."""
+    return f"score:{hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]}"
 
 
 def sampler_id(session: str, sampler_seq: int) -> str:

@@ -137,6 +137,11 @@ class Records:
         assert type(record) not in IMMUTABLE, "this kind is written once"
         await self._write(tenant, key, record, expect_last=None)
 
+    async def delete(self, kind: type[Record], tenant: str, key: str) -> None:
+        """Forget a record of a kind that may change; nothing happens if there is none."""
+        assert kind not in IMMUTABLE, "this kind is written once"
+        await self._bus.purge(RECORDS, names.record_subject(KINDS[kind], tenant, key))
+
     async def all(self, kind: type[R], tenant: str) -> list[R]:
         """All records of a kind, in no particular order."""
         found = await self._bus.last_of_each(RECORDS, names.record_filter(KINDS[kind], tenant))

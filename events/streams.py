@@ -2,6 +2,8 @@
 
 RUNS_<base>  limits     commands, leases, results, checkpoint entries of a base model's runs
 SAMPLE       workqueue  sampling commands; one shared consumer a base model
+REWARD       workqueue  shards of rollouts to score
+DATA         workqueue  uploads to take in, versions to derive; takes messages for later
 CHECKPOINT   workqueue  blobs to collect
 RESULTS      write-once results of the work queues, for a day
 ATTEMPTS     last value reported failures of deliveries, for a day
@@ -15,11 +17,14 @@ from nats.js.api import DiscardPolicy, RePublish, RetentionPolicy, StorageType, 
 from events import names
 
 DAY = 24 * 3600.0
-RECORDS, RESULTS, FACTS, SAMPLE, CHECKPOINT, DEAD, ATTEMPTS = (
+WORK_QUEUE = RetentionPolicy.WORK_QUEUE
+RECORDS, RESULTS, FACTS, SAMPLE, REWARD, DATA, CHECKPOINT, DEAD, ATTEMPTS = (
     "RECORDS",
     "RESULTS",
     "FACTS",
     "SAMPLE",
+    "REWARD",
+    "DATA",
     "CHECKPOINT",
     "DEAD",
     "ATTEMPTS",
@@ -29,17 +34,17 @@ RECORDS, RESULTS, FACTS, SAMPLE, CHECKPOINT, DEAD, ATTEMPTS = (
 def shared(replicas: int) -> list[StreamConfig]:
     """The streams that every installation has."""
 
-    def stream(name: str, subject: str, **options: object) -> StreamConfig:
+    def stream(name: str, *subjects: str, **options: object) -> StreamConfig:
         return StreamConfig(
             name=name,
-            subjects=[subject],
+            subjects=list(subjects),
             storage=StorageType.FILE,
             num_replicas=replicas,
             allow_direct=True,
             **options,  # type: ignore[arg-type]
         )
 
-    work = {"retention": RetentionPolicy.WORK_QUEUE, "discard": DiscardPolicy.NEW}
+    work = {"retention": WORK_QUEUE, "discard": DiscardPolicy.NEW}
     return [
         stream(RECORDS, "record.>", max_msgs_per_subject=1),
         stream(
@@ -53,6 +58,9 @@ def shared(replicas: int) -> list[StreamConfig]:
         ),
         stream(FACTS, "facts.>", max_age=7 * DAY),
         stream(SAMPLE, "sample.>", **work),
+        stream(REWARD, "reward.>", **work),
+        # A stream that takes messages for later cannot refuse new ones; this one has no limit to reach either.
+        stream(DATA, "data.>", names.later_subject("data.>"), retention=WORK_QUEUE, allow_msg_schedules=True),
         stream(CHECKPOINT, "checkpoint.>", **work),
         stream(DEAD, "dead.>", max_age=30 * DAY),
         stream(ATTEMPTS, "attempts.>", max_msgs_per_subject=1, max_age=DAY),

@@ -61,6 +61,8 @@ class Queue:
     tenant: Callable[[CloudEvent], str]
     cost: Callable[[CloudEvent, bytes], int] = lambda _event, _data: 1
     """How much of the worker's budget a command takes."""
+    settled: Callable[[CloudEvent], Awaitable[None]] | None = None
+    """Called between a command's durable result and its acknowledgement, again when that was cut short."""
 
 
 class QueueWorker:
@@ -216,7 +218,7 @@ class QueueWorker:
         if self._queue.result_subject is not None:
             stored = await self._bus.first(RESULTS, self._queue.result_subject(event))
             if stored is not None:
-                await delivery.message.ack()
+                await self._settle(delivery, event)
                 return True
         deaths = delivery.delivered - 1 - await self._failures(delivery.subject)
         if deaths < MAX_DEATHS:
@@ -229,14 +231,20 @@ class QueueWorker:
         tenant = self._queue.tenant(event)
         if answer is not None:
             for fact in answer.facts:
-                await facts.publish(self._bus, tenant, fact)
+                await facts.publish(self._bus, tenant, await claims.check_in(self._blobs, tenant, fact))
             await self._resolve(event, catalog.RESOLVED, answer.data, answer.content_type)
+        await self._settle(delivery, event)
+
+    async def _settle(self, delivery: Delivery, event: CloudEvent) -> None:
+        """The result is durable: what follows from it, then the acknowledgement."""
+        if self._queue.settled is not None:
+            await self._queue.settled(event)
         await delivery.message.ack()
 
     async def _failed(self, delivery: Delivery, event: CloudEvent, failure: Failure) -> None:
         if failure.category == "user" or not failure.retryable:
             await self._resolve(event, catalog.FAILED, failure.model_dump_json().encode())
-            await delivery.message.ack()
+            await self._settle(delivery, event)
             return
         failures = await self._failures(delivery.subject) + 1
         if failures >= MAX_FAILURES:
@@ -261,7 +269,7 @@ class QueueWorker:
         log.error("dead.letter", stream=DEAD, subject=delivery.subject, reason=failure.message)
         await self._bus.append(names.dead_subject(delivery.subject), event)
         await self._resolve(event, catalog.FAILED, failure.model_dump_json().encode())
-        await delivery.message.ack()
+        await self._settle(delivery, event)
 
     @again_when_unavailable
     async def _resolve(

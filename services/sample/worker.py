@@ -3,6 +3,8 @@
 The engine batches; this only translates, finds the adapter's files, and says what happened.
 """
 
+from typing import Any
+
 from cloudevents.core.v1.event import CloudEvent
 
 from events import catalog, envelope, facts, names
@@ -92,7 +94,10 @@ class SampleWorker:
             raise UserError(str(error)) from error
         except EngineError as error:
             raise WorkerBroken(str(error)) from error
-        return Answer(encode(result, command.request), envelope.PROTOBUF, [_fact(command, result)])
+        said = [_sampled(command, result)]
+        if command.version is not None:
+            said.append(_rolled_out(command, result))
+        return Answer(encode(result, command.request), envelope.PROTOBUF, said)
 
     async def _adapter(self, command: SampleCommand) -> AdapterRef | None:
         if command.version is None or command.blob is None:
@@ -105,20 +110,48 @@ def _result_subject(event: CloudEvent) -> str:
     return names.result_subject("sample", names.tenant_of(event.get_source()), sampler_id, number)
 
 
-def _fact(command: SampleCommand, result: SampleResult) -> CloudEvent:
+def _sampled(command: SampleCommand, result: SampleResult) -> CloudEvent:
+    said = {
+        "run": command.run_id,
+        "version": command.version,
+        "sequences": _ids(command, result),
+        "prompt_tokens": len(command.request.prompt.tokens),
+        "tokens": sum(len(sequence.tokens) for sequence in result.sequences),
+    }
+    return _fact(catalog.SAMPLE_COMPLETED, command, command.sampler_id, said)
+
+
+def _rolled_out(command: SampleCommand, result: SampleResult) -> CloudEvent:
+    """The rollouts themselves, for whoever scores or keeps them; a bare base model's belong to no run."""
+    said = {
+        "run": command.run_id,
+        "sampler": command.sampler_id,
+        "number": command.number,
+        "version": command.version,
+        "prompt_tokens": command.request.prompt.tokens.tolist(),
+        "sequences": [
+            {
+                "sequence_id": id,
+                "tokens": sequence.tokens.tolist(),
+                "logprobs": sequence.logprobs.tolist(),
+                "stop_reason": sequence.stop_reason,
+            }
+            for id, sequence in zip(_ids(command, result), result.sequences, strict=True)
+        ],
+    }
+    return _fact(catalog.ROLLOUT_COMPLETED, command, command.run_id, said)
+
+
+def _ids(command: SampleCommand, result: SampleResult) -> list[str]:
+    return sequence_ids(command.version, command.sampler_id, command.number, len(result.sequences))
+
+
+def _fact(type_: str, command: SampleCommand, subject: str, said: dict[str, Any]) -> CloudEvent:
     return facts.make_fact(
-        catalog.SAMPLE_COMPLETED,
+        type_,
         tenant=command.tenant,
         service="sample",
-        subject=command.sampler_id,
-        id=names.future_id(command.sampler_id, command.number),
-        data={
-            "run": command.run_id,
-            "version": command.version,
-            "sequences": sequence_ids(
-                command.version, command.sampler_id, command.number, len(result.sequences)
-            ),
-            "prompt_tokens": len(command.request.prompt.tokens),
-            "tokens": sum(len(sequence.tokens) for sequence in result.sequences),
-        },
+        subject=subject,
+        id=f"{type_.removeprefix(catalog.PREFIX)}/{names.future_id(command.sampler_id, command.number)}",
+        data=said,
     )

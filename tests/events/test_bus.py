@@ -2,13 +2,15 @@
 
 import asyncio
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from nats.js.api import StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 
 from events import envelope, streams
 from events.bus import Bus, parse_time
 from events.failure import BusUnavailable, Conflict, StreamFull
+from events.pull import Puller
 from tests.events.nats_process import NatsProcess
 
 
@@ -211,3 +213,31 @@ async def test_listening_hears_what_is_stored_and_nothing_after_its_end(bus: Bus
 def test_times_of_the_server_are_read_whatever_their_precision(text: str, microsecond: int) -> None:
     moment = parse_time(text)
     assert (moment.second, moment.microsecond, moment.utcoffset().total_seconds()) == (5, microsecond, 0)  # type: ignore[union-attr]
+
+
+async def test_a_walk_sees_every_entry_in_order_over_many_pages(bus: Bus, unique: str) -> None:
+    for number in range(150):
+        await bus.append(f"facts.{unique}.walk.{number % 3}", event(id_=str(number)))
+    seen = [stored.event.get_id() async for stored in bus.walk("FACTS", f"facts.{unique}.walk.*")]
+    assert seen == [str(number) for number in range(150)]
+    one = [stored.event.get_id() async for stored in bus.walk("FACTS", f"facts.{unique}.walk.1")]
+    assert one == [str(number) for number in range(1, 150, 3)]
+    assert [stored async for stored in bus.walk("FACTS", f"facts.{unique}.nothing")] == []
+
+
+async def test_what_is_appended_for_later_arrives_then_and_once(bus: Bus, unique: str) -> None:
+    subject = f"data.{unique}.owner.0"
+    late, soon = (datetime.now(UTC) + timedelta(seconds=seconds) for seconds in (600, 1))
+    await bus.append_later(subject, event(id_="first"), late)
+    assert await bus.first("DATA", subject) is None
+    await bus.append_later(subject, event(id_="second"), soon)
+    config = ConsumerConfig(durable_name=unique, filter_subject=subject, ack_policy=AckPolicy.EXPLICIT)
+    await bus.ensure_consumer("DATA", config)
+    puller = await Puller(bus, "DATA", unique).start()
+    await puller.want(2)
+    delivery = await puller.next(timeout=20.0)
+    assert delivery is not None
+    assert delivery.event.get_id() == "second"
+    assert await bus.subjects("DATA", f"later.{subject}") == []
+    await delivery.message.ack_sync()
+    await puller.close()
