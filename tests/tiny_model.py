@@ -56,7 +56,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+def make_model(tokenizer: PreTrainedTokenizerFast, head_dim: int = 16) -> Qwen3ForCausalLM:
     """Random small weights, the same on every call."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
@@ -65,7 +65,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=16,
+        head_dim=head_dim,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=False,
         bos_token_id=None,
@@ -90,10 +90,10 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: in
     model.eval()
 
 
-def make_tiny_model(directory: Path, steps: int = 30) -> Path:
-    """Write model and tokenizer to `directory`, and return it."""
+def make_tiny_model(directory: Path, steps: int = 30, head_dim: int = 16) -> Path:
+    """Write model and tokenizer to `directory`, and return it. vLLM on a CPU wants heads of 32 and more."""
     tokenizer = make_tokenizer()
-    model = make_model(tokenizer)
+    model = make_model(tokenizer, head_dim)
     train(model, tokenizer, steps)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
