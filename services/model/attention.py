@@ -46,12 +46,17 @@ def packed_attention(
     scaling: float,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface; B is 1, masks are the business of `attend`."""
     assert attention_mask is None, "a packed row takes no mask"
     if softcap is not None:
         raise NotImplementedError("attention logit soft-capping (Gemma 2) is not supported")
+    if s_aux is not None:
+        raise NotImplementedError("attention sinks (gpt-oss) are not supported")
+    if not getattr(module, "is_causal", True):
+        raise NotImplementedError("attention in both directions (embedding models) is not supported")
     layer: int = module.layer_idx  # type: ignore[assignment]
     out_T_H_D = attend(layer, query_B_H_T_D[0], key_B_K_T_D[0], value_B_K_T_D[0], scaling, sliding_window)
     return out_T_H_D.unsqueeze(0), None

@@ -1,7 +1,10 @@
 """Load a base model: any transformers causal language model, frozen, with packed attention and LoRA in it.
 
 A model is named by a folder or a Hugging Face id; only safetensors weights are read. Which of its linear
-layers can carry LoRA is found by the usual names of projections (Llama, Qwen, Gemma, Mistral and kin).
+layers can carry LoRA is found by the usual names of projections (Llama, Qwen, Gemma, Mistral and kin). Of a
+model for text and images (Gemma 3 from 4B on) only the text part is kept, under the names that it has there.
+
+What would give wrong numbers in a packed row is refused, by what the configuration says and by a short pass.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from services.model import attention
-from services.model.attention import Attend
+from services.model.attention import Attend, CausalSequences
 from services.model.lora import Groups, LoraLinear, LoraSwitch, install
 
 
@@ -40,6 +43,11 @@ class BaseModel:
         return device
 
     @property
+    def trunk(self) -> Any:
+        """The layers without the unembedding: tokens to hidden states."""
+        return self.model.get_decoder()
+
+    @property
     def head(self) -> LoraLinear | nn.Linear:
         """The unembedding: hidden states to logits."""
         return self.model.get_output_embeddings()  # type: ignore[no-any-return]
@@ -47,8 +55,8 @@ class BaseModel:
     def hidden(self, tokens_T: Tensor, position_T: Tensor, attend: Attend, groups: Groups) -> Tensor:
         """Final hidden states (T, E) of one packed row; `groups` stay in force until the next call."""
         self.switch.groups = groups
-        trunk = getattr(self.model, self.model.base_model_prefix)
-        out = trunk(input_ids=tokens_T[None], position_ids=position_T[None], use_cache=False, attend=attend)
+        row = {"input_ids": tokens_T[None], "position_ids": position_T[None]}
+        out = self.trunk(**row, use_cache=False, attend=attend)
         return out.last_hidden_state[0]  # type: ignore[no-any-return]
 
     def logits(self, hidden_T_E: Tensor, groups: Groups) -> Tensor:
@@ -70,17 +78,12 @@ def load_base(source: str, *, dtype: torch.dtype = torch.float32, device: str = 
     model: Any = AutoModelForCausalLM.from_pretrained(
         source, dtype=dtype, attn_implementation=attention.ATTENTION_NAME, use_safetensors=True
     )
-    if not getattr(model, "_supports_attention_backend", False):
-        raise ValueError(f"{source}: {type(model).__name__} does not take a custom attention function")
+    _check_architecture(source, model)
+    _keep_text(model)
     model.to(torch.device(device)).eval().requires_grad_(False)
     text = model.config.get_text_config()
-    unsupported = [
-        name for name in ("logits_scaling", "logit_scale") if getattr(text, name, None) not in (None, 1)
-    ]
-    if unsupported:
-        raise ValueError(f"{source}: models with {unsupported[0]} are not supported")
     switch = LoraSwitch()
-    return BaseModel(
+    base = BaseModel(
         source=source,
         model=model,
         switch=switch,
@@ -90,6 +93,41 @@ def load_base(source: str, *, dtype: torch.dtype = torch.float32, device: str = 
         eos_token_ids=_eos_token_ids(model),
         softcap=getattr(text, "final_logit_softcapping", None),
     )
+    _try_out(base)
+    return base
+
+
+def _check_architecture(source: str, model: Any) -> None:
+    """Raise ValueError for what the configuration tells and a short pass would not show."""
+    if not getattr(model, "_supports_attention_backend", False):
+        raise ValueError(f"{source}: {type(model).__name__} does not take a custom attention function")
+    text = model.config.get_text_config()
+    scaled = [n for n in ("logits_scaling", "logit_scale") if getattr(text, n, None) not in (None, 1)]
+    kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    rope = getattr(text, "rope_parameters", None) or {}
+    ropes = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    # These rotate by the longest sequence seen, so that one run's numbers would depend on its company's.
+    elastic = {r["rope_type"] for r in ropes if "rope_type" in r} & {"dynamic", "longrope"}
+    if unsupported := [*scaled, *(f"{x} layers" for x in kinds), *(f"{x} rotation" for x in elastic)]:
+        raise ValueError(f"{source}: models with {', '.join(sorted(unsupported))} are not supported")
+
+
+def _keep_text(model: Any) -> None:
+    """Drop the parts for images and sound, which text does not need; the others keep their names."""
+    trunk, outer = model.get_decoder(), getattr(model, model.base_model_prefix)
+    for name, child in list(outer.named_children()):
+        if trunk is not outer and child is not trunk:
+            delattr(outer, name)
+
+
+def _try_out(base: BaseModel) -> None:
+    """Raise ValueError when attention asks for what ours does not do."""
+    pair = CausalSequences([2], base.device)
+    try:
+        with torch.no_grad():
+            base.hidden(torch.zeros_like(pair.position_T), pair.position_T, pair, [])
+    except NotImplementedError as error:
+        raise ValueError(f"{base.source}: {error}") from error
 
 
 def describe(source: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ What is written here loads in plain transformers + PEFT and in vLLM. Only safete
 """
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from services.model.lora import Adapter
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+TEXT_PART = "language_model."
+"""In the names of a model that has parts for images too, which have projections of the same names."""
 
 
 def save_adapter(folder: Path, adapter: Adapter, base_source: str) -> None:
@@ -25,6 +28,7 @@ def save_adapter(folder: Path, adapter: Adapter, base_source: str) -> None:
         r=adapter.rank,
         lora_alpha=int(adapter.alpha),
         target_modules=sorted({name.rpartition(".")[2] for name in adapter.a}),
+        exclude_modules=_other_parts(adapter),
         lora_dropout=0.0,
         bias="none",
         task_type="CAUSAL_LM",
@@ -33,6 +37,13 @@ def save_adapter(folder: Path, adapter: Adapter, base_source: str) -> None:
     )
     config.save_pretrained(str(folder))
     save_file(adapter_tensors(adapter), str(folder / WEIGHTS), metadata={"format": "pt"})
+
+
+def _other_parts(adapter: Adapter) -> str | None:
+    """A pattern of the modules that hold no text layers, None = there are none."""
+    if not any(TEXT_PART in name for name in adapter.a):
+        return None
+    return rf"(?!.*{re.escape(TEXT_PART)}|lm_head).*"
 
 
 def adapter_tensors(adapter: Adapter) -> dict[str, Tensor]:

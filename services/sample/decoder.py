@@ -121,7 +121,7 @@ class Decoder:
     @classmethod
     def of(cls, base: BaseModel) -> "Decoder | None":
         """A decoder for `base`, or None when it is not of this shape or does not reproduce it."""
-        trunk = getattr(base.model, base.model.base_model_prefix)
+        trunk = base.trunk
         if base.model.dtype != torch.float32 or not _has_shape(trunk):
             return None
         tokens_T = torch.arange(_PROBE_TOKENS, device=base.device) * 7 % base.vocab_size

@@ -17,7 +17,7 @@ from services.train.engine import DatumTooLarge, NonFiniteResult, PassWork, Trai
 from services.train.packing import Item, Pass
 from services.train.passes import PassOutput, compute
 from services.train.run import TrainRun
-from tests.model.random_models import peft_model, plain_logprobs, randomize
+from tests.model.random_models import peft_gradient, peft_model, plain_logprobs, randomize
 from tests.train.train_data import batch, datum, scoring, training
 
 
@@ -55,14 +55,7 @@ def test_logprobs_loss_and_gradient_agree_with_peft(
         total = total + plain_loss(loss_fn, expected, own)
     total.backward()
     assert result.metrics["loss:sum"] == pytest.approx(total.item(), rel=1e-4)
-    gradients = {
-        key.removeprefix("base_model.model.").removesuffix(".default.weight"): parameter.grad
-        for key, parameter in model.named_parameters()
-        if parameter.grad is not None
-    }
-    flat = [gradients[f"{layer}.lora_{factor}"].flatten() for layer in run.adapter.a for factor in "AB"]
-    assert len(flat) == len(gradients)
-    expected_P = torch.cat(flat)
+    expected_P = peft_gradient(model, run.adapter)
     tolerance = 1e-5 * expected_P.abs().max().item()
     torch.testing.assert_close(run.gradient_P, expected_P, rtol=1e-4, atol=tolerance)
 
