@@ -2,9 +2,10 @@
 
 import argparse
 
-from benchmarks import demo, figures, roundtrip, sampling, training
+from benchmarks import demo, figures, gpu, roundtrip, sampling, training
+from benchmarks.record import RESULTS
 
-DEFAULT = {"roundtrip": roundtrip.main, "training": training.main, "sampling": sampling.main}
+DEFAULT = {"roundtrip": roundtrip.main, "training": training.main, "sampling": sampling.main, "gpu": gpu.main}
 ALL = {**DEFAULT, "demo": demo.main}
 """The demo for three seeds takes a quarter of an hour and is measured only when it is named."""
 
@@ -15,7 +16,8 @@ def main() -> None:
     for name in parser.parse_args().names or DEFAULT:
         print(f"\n{name}\n{'-' * len(name)}")
         ALL[name]()
-        print(f"\n{figures.render(name, figures.load(name))}")
+        if (RESULTS / f"{name}.json").exists():
+            print(f"\n{figures.render(name, figures.load(name))}")
 
 
 if __name__ == "__main__":
