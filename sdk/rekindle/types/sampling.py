@@ -3,6 +3,7 @@
 Axes: N prompt tokens, K tokens asked about at one position.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -58,6 +59,15 @@ class ModelInput(Message):
     """A prompt in parts, to be read end to end."""
 
     chunks: tuple[Annotated[TextChunk | OtherChunk, Field(discriminator="type")], ...]
+
+    @classmethod
+    def from_ints(cls, tokens: Sequence[int] | np.ndarray) -> "ModelInput":
+        """One text part of (N,) token ids; numpy integers are welcome."""
+        return cls(chunks=(TextChunk(tokens=np.asarray(tokens, np.int64).tolist()),))
+
+    def to_ints(self) -> list[int]:
+        """The N tokens of all text parts."""
+        return [int(token) for token in self.tokens]
 
     @property
     def tokens(self) -> np.ndarray:

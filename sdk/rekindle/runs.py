@@ -1,0 +1,56 @@
+"""`client.runs`: the training runs at the server, of this and of earlier sessions."""
+
+from rekindle.futures import Future
+from rekindle.session import Session
+from rekindle.types import (
+    MAX_PAGE,
+    Checkpoint,
+    CheckpointsListResponse,
+    TrainingRun,
+    TrainingRunsResponse,
+)
+
+RunList = list[TrainingRun]
+CheckpointList = list[Checkpoint]
+
+
+class Runs:
+    """Reads only; runs are made by `ServiceClient.create_lora_training_client`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def list(self, limit: int | None = 20, offset: int = 0) -> Future[RunList]:
+        """Runs, newest first; limit None for all of them."""
+        return self._session.future(lambda _: self._list(limit, offset))
+
+    async def _list(self, limit: int | None, offset: int) -> RunList:
+        found: RunList = []
+        while limit is None or len(found) < limit:
+            wanted = MAX_PAGE if limit is None else min(MAX_PAGE, limit - len(found))
+            page = await self._session.transport.ask(
+                TrainingRunsResponse,
+                "GET",
+                "/training_runs",
+                params={"limit": wanted, "offset": offset + len(found)},
+            )
+            found += page.training_runs
+            if len(page.training_runs) < wanted:
+                break
+        return found
+
+    def get(self, run_id: str) -> Future[TrainingRun]:
+        """One run. Raises NotFound from the future."""
+        return self._session.future(
+            lambda _: self._session.transport.ask(TrainingRun, "GET", f"/training_runs/{run_id}")
+        )
+
+    def checkpoints(self, run_id: str) -> Future[CheckpointList]:
+        """The checkpoints of one run, newest first. Raises NotFound from the future."""
+        return self._session.future(lambda _: run_checkpoints(self._session, run_id))
+
+
+async def run_checkpoints(session: Session, run_id: str) -> CheckpointList:
+    """The checkpoints of one run, newest first."""
+    page = await session.transport.ask(CheckpointsListResponse, "GET", f"/training_runs/{run_id}/checkpoints")
+    return list(page.checkpoints)
