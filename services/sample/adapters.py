@@ -6,29 +6,41 @@ use are never evicted: when all places are in use, a task with a further version
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from services.model.base import BaseModel
 from services.model.lora import Adapter
-from services.model.peft_files import load_adapter
 from services.sample.engine import AdapterRef
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False, slots=True)
-class _Place:
-    loading: asyncio.Task[Adapter]
+class _Place(Generic[T]):
+    loading: asyncio.Task[T]
     users: int = 0
 
 
-class AdapterStore:
-    """Belongs to one event loop; files are read on other threads."""
+async def _nothing(_: object) -> None:
+    """What is dropped needs no more."""
 
-    def __init__(self, base: BaseModel, limit: int) -> None:
-        self._base = base
+
+class AdapterStore(Generic[T]):
+    """Belongs to one event loop. T: what stands for a loaded adapter."""
+
+    def __init__(
+        self,
+        load: Callable[[AdapterRef], Awaitable[T]],
+        limit: int,
+        unload: Callable[[T], Awaitable[None]] = _nothing,
+    ) -> None:
+        """limit: versions in memory. unload: called for a version that is evicted, before the next is loaded."""
+        self._load = load
+        self._unload = unload
         self._limit = limit
-        self._places: OrderedDict[str, _Place] = OrderedDict()
+        self._places: OrderedDict[str, _Place[T]] = OrderedDict()
         """By version, the least recently used first."""
         self._freed = asyncio.Event()
 
@@ -38,11 +50,8 @@ class AdapterStore:
         return list(self._places)
 
     @asynccontextmanager
-    async def use(self, ref: AdapterRef | None) -> AsyncIterator[Adapter | None]:
-        """The adapter, held in memory within the block; None for the bare base.
-
-        Raises OSError when its files cannot be read, ValueError when they do not fit the base model.
-        """
+    async def use(self, ref: AdapterRef | None) -> AsyncIterator[T | None]:
+        """The adapter, held in memory within the block; None for the bare base. Raises what loading raises."""
         if ref is None:
             yield None
             return
@@ -55,30 +64,31 @@ class AdapterStore:
             if place.users == 0:
                 self._freed.set()
 
-    async def _place(self, ref: AdapterRef) -> _Place:
+    async def _place(self, ref: AdapterRef) -> _Place[T]:
         while ref.version not in self._places:
-            if self._make_room():
-                self._places[ref.version] = _Place(asyncio.create_task(self._load(ref)))
+            if len(self._places) < self._limit:
+                self._places[ref.version] = _Place(asyncio.create_task(self._fill(ref, None)))
+            elif (idle := self._take_idle()) is not None:
+                self._places[ref.version] = _Place(asyncio.create_task(self._fill(ref, idle)))
             else:
                 self._freed.clear()
                 await self._freed.wait()
         self._places.move_to_end(ref.version)
         return self._places[ref.version]
 
-    def _make_room(self) -> bool:
-        """Whether there is a free place, if need be after evicting an idle version."""
-        if len(self._places) < self._limit:
-            return True
-        idle = next(
-            (v for v, place in self._places.items() if not place.users and place.loading.done()), None
-        )
-        return idle is not None and self._places.pop(idle) is not None
+    def _take_idle(self) -> _Place[T] | None:
+        """Remove the version that nobody uses and that was used longest ago; None when all are in use."""
+        for version, place in self._places.items():
+            if not place.users and place.loading.done():
+                return self._places.pop(version)
+        return None
 
-    async def _load(self, ref: AdapterRef) -> Adapter:
+    async def _fill(self, ref: AdapterRef, evicted: _Place[T] | None) -> T:
         loaded = False
         try:
-            adapter = await asyncio.to_thread(load_adapter, ref.folder, self._base.device)
-            self._check(ref, adapter)
+            if evicted is not None:
+                await self._unload(evicted.loading.result())
+            adapter = await self._load(ref)
             loaded = True
             return adapter
         finally:
@@ -86,16 +96,17 @@ class AdapterStore:
                 del self._places[ref.version]
             self._freed.set()
 
-    def _check(self, ref: AdapterRef, adapter: Adapter) -> None:
-        """Raise ValueError when the adapter is not one of this base model, or is broken."""
-        if not all(bool(tensor.isfinite().all()) for tensor in adapter.parameters()):
-            raise ValueError(f"adapter {ref.version}: not all of its weights are finite")
-        for name, a_R_I in adapter.a.items():
-            layer = self._base.layers.get(name)
-            if layer is None:
-                raise ValueError(f"adapter {ref.version}: the base model has no linear layer {name}")
-            found = (adapter.b[name].shape[0], a_R_I.shape[1])
-            if found != tuple(layer.weight.shape):
-                raise ValueError(
-                    f"adapter {ref.version}: {name} has shape {found}, must be {tuple(layer.weight.shape)}"
-                )
+
+def check_adapter(ref: AdapterRef, adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError when the adapter is broken or not one of the base model.
+
+    shapes: (output, input) of the weights of each layer that can carry LoRA, by module name.
+    """
+    if not all(bool(tensor.isfinite().all()) for tensor in adapter.parameters()):
+        raise ValueError(f"adapter {ref.version}: not all of its weights are finite")
+    for name, a_R_I in adapter.a.items():
+        if name not in shapes:
+            raise ValueError(f"adapter {ref.version}: the base model has no linear layer {name}")
+        found = (adapter.b[name].shape[0], a_R_I.shape[1])
+        if found != shapes[name]:
+            raise ValueError(f"adapter {ref.version}: {name} has shape {found}, must be {shapes[name]}")

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 from services.model.base import BaseModel
-from services.sample.adapters import AdapterStore
+from services.model.lora import Adapter
+from services.model.peft_files import load_adapter
+from services.sample.adapters import AdapterStore, check_adapter
 from services.sample.engine import AdapterRef, EngineError, SampleResult, SampleTask, check_task
 from services.sample.jobs import Job
 from services.sample.scheduler import Scheduler
@@ -49,7 +51,8 @@ class TorchEngine:
         self.context_length = base.context_length
         self._base = base
         self._texts = TokenTexts(tokenizer_source, base.vocab_size)
-        self._adapters = AdapterStore(base, max_adapters)
+        self._shapes = {name: tuple(layer.weight.shape) for name, layer in base.layers.items()}
+        self._adapters = AdapterStore(self._load, max_adapters)
         self._scheduler = Scheduler(
             base,
             max_tokens_in_flight=max_tokens_in_flight,
@@ -99,6 +102,12 @@ class TorchEngine:
             finally:
                 if not future.done() or future.cancelled():
                     self._inbox.put(("cancel", job))
+
+    async def _load(self, ref: AdapterRef) -> Adapter:
+        """Raises OSError when its files cannot be read, ValueError when they do not fit the base model."""
+        adapter = await asyncio.to_thread(load_adapter, ref.folder, self._base.device)
+        check_adapter(ref, adapter, self._shapes)
+        return adapter
 
     async def close(self) -> None:
         """See `Engine`."""
