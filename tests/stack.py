@@ -34,14 +34,14 @@ class Stack:
     """Base URL of the gateway, without a path."""
     data_dir: Path
     base_model: str
-    """Folder of the model, which is also its name."""
+    """Name of the (first) model; it is its folder where no other name was given."""
     pid: int
     """Process id of `rekindle up`."""
 
 
 @contextmanager
-def running_stack(base_model: Path, data_dir: Path, options: Sequence[str] = ()) -> Iterator[Stack]:
-    """Start the stack, wait until it is ready, and end it.
+def running_stack(base_model: Path | str, data_dir: Path, options: Sequence[str] = ()) -> Iterator[Stack]:
+    """Start the stack, wait until it is ready, and end it. `base_model` is [NAME=]FOLDER.
 
     Raises:
         AssertionError: it did not become ready in time, or left processes behind.
@@ -52,7 +52,7 @@ def running_stack(base_model: Path, data_dir: Path, options: Sequence[str] = ())
     with log.open("a") as stderr:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True)
     try:
-        yield Stack(ready_url(process, log), data_dir, str(base_model), process.pid)
+        yield Stack(ready_url(process, log), data_dir, str(base_model).partition("=")[0], process.pid)
     finally:
         stop(process)
 
