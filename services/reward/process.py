@@ -1,0 +1,107 @@
+"""One grading process as its parent sees it: lines out, lines in, a clock, an end.
+
+Whatever it prints is read and dropped but for its last words, which say why it died.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+LAST_WORDS = 4096
+"""Bytes of its standard error that are kept."""
+KEPT = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "LANG")
+"""Variables it is given, none of which is a secret."""
+
+
+class Process:
+    """A child of `services.reward.child`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._printed = b""
+        self._reading = asyncio.create_task(self._read_printed())
+        self.overran = False
+        """Whether it was silent for too long."""
+        self.silence = 0.0
+        """Seconds for which it said nothing, before its last answer or its end."""
+
+    @classmethod
+    async def start(cls, arguments: list[str]) -> "Process":
+        """Raises OSError."""
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "services.reward.child", *arguments),
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            cwd="/",
+            env=_environment(),
+        )
+        return cls(process)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def ended(self) -> bool:
+        return self._reading.done() and self._process.returncode is not None
+
+    def send(self, line: bytes) -> None:
+        """Hand over a line; one that cannot be delivered shows as a missing answer."""
+        assert self._process.stdin is not None, "it was started with a pipe"
+        if not self._process.stdin.is_closing():
+            self._process.stdin.write(line)
+
+    async def answer(self, seconds: float) -> dict[str, Any] | None:
+        """Its next message; None if it died, or said nothing for `seconds` and was killed."""
+        assert self._process.stdout is not None, "it was started with a pipe"
+        begin = time.monotonic()
+        try:
+            async with asyncio.timeout(seconds):
+                line = await self._process.stdout.readline()
+        except TimeoutError:
+            self.overran, line = True, b""
+            self.kill()
+        self.silence = time.monotonic() - begin
+        if not line.endswith(b"\n"):
+            return None
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    async def last_words(self) -> str:
+        """How it died, once it is dead, and the last line that it printed."""
+        await self.end()
+        code = self._process.returncode
+        assert code is not None, "it has ended"
+        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        words = self._printed.decode(errors="replace").strip().rpartition("\n")[2][-200:]
+        return f"{how}: {words}" if words else how
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def end(self) -> None:
+        """Kill it and wait until it is gone."""
+        self.kill()
+        assert self._process.stdin is not None, "it was started with a pipe"
+        self._process.stdin.close()
+        await self._process.wait()
+        await self._reading
+
+    async def _read_printed(self) -> None:
+        assert self._process.stderr is not None, "it was started with a pipe"
+        while chunk := await self._process.stderr.read(LAST_WORDS):
+            self._printed = (self._printed + chunk)[-LAST_WORDS:]
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return {**kept, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1"}
