@@ -10,7 +10,7 @@ Axes: N prompt tokens, K alternatives at one position.
 import asyncio
 import itertools
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rekindle.errors import Gone
 from rekindle.futures import Future, Progress
@@ -18,7 +18,7 @@ from rekindle.inputs import ArrayLike, as_prompt, as_targets, build
 from rekindle.polling import POLL_PATIENCE
 from rekindle.results import SampleResult, sample_result
 from rekindle.session import Session
-from rekindle.tokenizers import load_tokenizer
+from rekindle.tokenizers import Tokenizer, load_tokenizer
 from rekindle.transport import PROTOBUF
 from rekindle.types import (
     CreateSamplingSessionRequest,
@@ -31,9 +31,6 @@ from rekindle.types import (
     UntypedFuture,
     decode_sample_response,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 POSTS_AT_ONCE = 32
 """Samples being submitted at one time: those that the server sends away (429) wait within this number."""
@@ -108,7 +105,7 @@ class SamplingClient:
         )
         return self._session.future(lambda progress: self._score(request, progress))
 
-    def get_tokenizer(self) -> "PreTrainedTokenizerBase":
+    def get_tokenizer(self) -> Tokenizer:
         """The base model's tokenizer (blocks while it is loaded). Raises ImportError without transformers."""
         return load_tokenizer(self._tokenizer)
 

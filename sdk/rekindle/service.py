@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import httpx
 
     from rekindle.checkpoints import Checkpoints
+    from rekindle.datasets import Datasets
+    from rekindle.rewards import Rewards
     from rekindle.runs import Runs
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -62,6 +64,20 @@ class ServiceClient:
     def base_url(self) -> str:
         """The server's address, without the API's prefix."""
         return self._session.transport.base_url
+
+    @cached_property
+    def datasets(self) -> "Datasets":
+        """Datasets: upload, read, filter, deduplicate, split, download."""
+        from rekindle.datasets import Datasets
+
+        return Datasets(self._session)
+
+    @cached_property
+    def rewards(self) -> "Rewards":
+        """Graders: score completions."""
+        from rekindle.rewards import Rewards
+
+        return Rewards(self._session)
 
     @cached_property
     def runs(self) -> "Runs":

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
@@ -22,7 +22,7 @@ from rekindle.futures import Future, Progress
 from rekindle.inputs import AdamParams, Datum, build
 from rekindle.sampling import SamplingClient, open_sampler
 from rekindle.session import Session
-from rekindle.tokenizers import load_tokenizer
+from rekindle.tokenizers import Tokenizer, load_tokenizer
 from rekindle.transfers import OnProgress, download_export
 from rekindle.transport import PROTOBUF
 from rekindle.types import (
@@ -47,9 +47,6 @@ from rekindle.types import (
     encode_forward_backward,
     find_loss,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 LossConfig = Mapping[str, float | str]
 R = TypeVar("R", bound=BaseModel)
@@ -234,7 +231,7 @@ class TrainingClient:
         """Base model, rank and optimizer of the run."""
         return self._session.future(lambda _: fetch_info(self._session, self.model_id))
 
-    def get_tokenizer(self) -> "PreTrainedTokenizerBase":
+    def get_tokenizer(self) -> Tokenizer:
         """The base model's tokenizer (blocks while it is loaded). Raises ImportError without transformers."""
         return load_tokenizer(self._tokenizer)
 

@@ -1,0 +1,128 @@
+"""Whatever people call a dataset, as one file of known format, length and hash.
+
+A file is taken as it is. Rows, streams and data frames are written to a temporary file first, because an upload
+is announced with its length and its SHA-256.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from rekindle.types import InvalidField
+from rekindle.types.datasets import Compression, Format
+
+_FORMATS: Mapping[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
+_COMPRESSIONS: Mapping[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
+
+
+@runtime_checkable
+class Table(Protocol):
+    """A `datasets.Dataset`, a `pandas.DataFrame`, or what writes itself as they do."""
+
+    def to_parquet(self, path: Any) -> Any:
+        """Write all rows to a Parquet file."""
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """An open binary file, a response body, a pipe."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """The next bytes, none at the end."""
+
+
+Source = str | Path | Stream | Table | Iterable[Mapping[str, Any]]
+"""A file by its path, an open binary stream, a table, or rows as mappings."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """E.g. `LocalFile(Path("train.csv.gz"), "csv", "gzip", 1024, "5d41…")`."""
+
+    path: Path
+    format: Format
+    compression: Compression
+    size_bytes: int
+    sha256: str
+    """Of the file as it lies there, 64 hex digits."""
+
+
+@contextlib.contextmanager
+def as_file(source: Source, format: Format | None, compression: Compression | None) -> Iterator[LocalFile]:
+    """The source as a file, for as long as the block lasts. Blocks; reads everything once.
+
+    Raises InvalidField for a source or a format that is not known, OSError for a file that cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="rekindle-") as folder:
+        path, format, compression = _place(source, format, compression, Path(folder))
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        yield LocalFile(path, format, compression, path.stat().st_size, digest)
+
+
+def _place(
+    source: Source, format: Format | None, compression: Compression | None, folder: Path
+) -> tuple[Path, Format, Compression]:
+    if isinstance(source, str | Path):
+        path = Path(source)
+        return path, format or _format(path.name), compression or _compression(path.name)
+    if isinstance(source, Table):
+        target = folder / "table.parquet"
+        source.to_parquet(str(target))
+        return target, "parquet", "none"
+    if isinstance(source, Stream):
+        return _spool(source, format, compression, folder / "stream")
+    if isinstance(source, Iterable) and not isinstance(source, Mapping | bytes):
+        return _write_rows(source, folder / "rows.jsonl"), "jsonl", "none"
+    raise InvalidField(
+        "source", f"{type(source).__name__}: expected a path, a binary stream, a table or rows"
+    )
+
+
+def _spool(
+    stream: "Stream", format: Format | None, compression: Compression | None, target: Path
+) -> tuple[Path, Format, Compression]:
+    name = str(getattr(stream, "name", ""))
+    known = format or _format(name)
+    with target.open("wb") as file:
+        shutil.copyfileobj(stream, file, 1 << 20)
+    return target, known, compression or _compression(name)
+
+
+def _write_rows(rows: Iterable[Any], target: Path) -> Path:
+    with target.open("w", encoding="utf-8") as file:
+        for number, row in enumerate(rows):
+            if not isinstance(row, Mapping):
+                raise InvalidField(f"source[{number}]", f"{type(row).__name__}, expected a row as a mapping")
+            try:
+                file.write(json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n")
+            except (TypeError, ValueError) as error:
+                raise InvalidField(f"source[{number}]", f"cannot be written as JSON: {error}") from error
+    return target
+
+
+def _format(name: str) -> Format:
+    path = Path(name)
+    suffix = Path(path.stem).suffix if path.suffix in _COMPRESSIONS else path.suffix
+    found = _FORMATS.get(suffix.lower())
+    if found is None:
+        known = ", ".join(_FORMATS)
+        raise InvalidField(
+            "format", f"not given, and {name or 'the stream'!r} does not end in one of {known}"
+        )
+    return found
+
+
+def _compression(name: str) -> Compression:
+    return _COMPRESSIONS.get(Path(name).suffix, "none")
