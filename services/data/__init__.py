@@ -1,0 +1,1 @@
+"""Datasets: uploaded in parts, kept as immutable versions, derived, paged through."""
