@@ -1,12 +1,15 @@
 """Adapters for the tiny model, plain transformers to compare with, and an engine of each kind."""
 
+import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 import torch
 from peft import PeftModel
 from torch import Tensor
@@ -17,6 +20,10 @@ from services.model.lora import LoraSpec, init_adapter
 from services.model.peft_files import save_adapter
 from services.sample.engine import AdapterRef, Engine
 from services.sample.torch_engine import TorchEngine
+from tests.conftest import require
+from tests.tiny_model import make_tiny_model
+
+SMALL = {"kv_cache_gib": 0.25, "max_lora_rank": 16, "max_adapters": 2, "batch_adapters": 2, "threads": 1}
 
 OpenEngine = Callable[..., AbstractAsyncContextManager[TorchEngine]]
 
@@ -67,6 +74,12 @@ def make_adapter(source: Path, folder: Path, spec: LoraSpec) -> AdapterRef:
 
 
 @pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with heads wide enough for every engine."""
+    return make_tiny_model(tmp_path_factory.mktemp("wide") / "model", head_dim=32)
+
+
+@pytest.fixture(scope="session")
 def reference(tiny_model_dir: Path) -> Reference:
     return Reference(tiny_model_dir)
 
@@ -98,9 +111,34 @@ def open_engine(tiny_model_dir: Path) -> OpenEngine:
     return opened
 
 
-@pytest.fixture(params=["torch"])
-async def engine(request: pytest.FixtureRequest, open_engine: OpenEngine) -> AsyncIterator[Engine]:
-    """Every engine there is: the contract holds for each."""
-    assert request.param == "torch"
-    async with open_engine() as opened:
+@asynccontextmanager
+async def open_vllm(source: Path, **options: Any) -> AsyncIterator[Any]:
+    """A vLLM engine; options go to `VllmOptions`."""
+    require(find_spec("vllm"), "vLLM (task test:vllm)")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of libraries that vLLM imports
+        from services.sample.vllm_engine import VllmEngine
+        from services.sample.vllm_setup import VllmOptions
+
+        engine = await VllmEngine.open(str(source), VllmOptions(**SMALL | options))
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+ENGINES = ["torch", pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.timeout(300)])]
+
+
+@pytest_asyncio.fixture(params=ENGINES, scope="module", loop_scope="session")
+async def engine(request: pytest.FixtureRequest, tiny_model_dir: Path) -> AsyncIterator[Engine]:
+    """Every engine there is, with room for fewer versions than `adapters` has: the contract holds for each."""
+    if request.param == "vllm":
+        async with open_vllm(tiny_model_dir) as opened:
+            yield opened
+        return
+    opened = TorchEngine(load_base(str(tiny_model_dir)), str(tiny_model_dir), threads=1, max_adapters=2)
+    try:
         yield opened
+    finally:
+        await opened.close()

@@ -1,16 +1,22 @@
 """What every sampling engine promises, checked against plain transformers in float32."""
 
 import asyncio
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rekindle.types.errors import InvalidField
 from rekindle.types.results import SampledSequence
+from services.model.lora import LoraSpec
 from services.sample.engine import AdapterRef, Engine, SampleTask, StopRule
-from tests.sample.conftest import Reference
+from tests.sample.conftest import Reference, make_adapter
+from tests.tiny_model import make_tiny_model
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PROMPT = "User: What is 2 + 5?\n\nAssistant:"
 ENDLESS = StopRule(eos=False)
@@ -184,16 +190,6 @@ async def test_a_string_may_name_a_special_token(engine, reference, prompt):
     assert any(s.tokens[-1] == end and s.stop_reason == "stop" for s in by_name.sequences)
 
 
-def test_the_wire_forms_of_stop_are_told_apart():
-    assert StopRule.parse(None) == StopRule(eos=True)
-    assert StopRule.parse([]) == StopRule(eos=False)
-    assert StopRule.parse("x") == StopRule(eos=True, strings=("x",))
-    assert StopRule.parse(["x", "yz"]) == StopRule(eos=True, strings=("x", "yz"))
-    assert StopRule.parse([3, 4]) == StopRule(eos=True, tokens=frozenset({3, 4}))
-    with pytest.raises(InvalidField, match="stop"):
-        StopRule.parse(["x", ""])
-
-
 async def test_max_tokens_and_the_context_end_a_sequence(engine, prompt):
     assert len((await one(engine, task(prompt, max_tokens=7))).tokens) == 7
     long = (prompt * 100)[: engine.context_length - 5]
@@ -240,7 +236,7 @@ async def test_the_last_n_positions_alone_are_scored(engine, reference, prompt):
 
 
 async def test_alternative_tokens_are_drawn_at_the_temperature(engine, reference, prompt):
-    count = engine.vocab_size
+    count, prompt = engine.vocab_size, prompt[:5]
     asked = task(prompt, alt_tokens_k=count, temperature=0.7, prompt_logprobs_last_n=1, prompt_logprobs=True)
     alt = (await engine.sample(asked, None)).alt_tokens
     assert alt is not None and alt.tokens.shape == alt.logprobs.shape == (len(prompt) - 1, count)
@@ -283,6 +279,62 @@ async def test_a_broken_adapter_fails_its_own_request_alone(engine, adapters, pr
     )
     assert isinstance(bad, OSError)
     assert len(good.sequences[0].tokens) == 12
+
+
+async def test_an_adapter_of_other_shapes_is_refused_alone(engine, adapters, prompt, tmp_path):
+    other = make_tiny_model(tmp_path / "other", steps=0, head_dim=64)
+    stranger = make_adapter(other, tmp_path / "stranger", LoraSpec(rank=4, seed=1))
+    good, bad = await asyncio.gather(
+        engine.sample(task(prompt), adapters[0]),
+        engine.sample(task(prompt), stranger),
+        return_exceptions=True,
+    )
+    assert isinstance(bad, ValueError) and "stranger" in str(bad)
+    assert len(good.sequences[0].tokens) == 12
+
+
+async def test_weights_that_are_not_finite_are_refused_alone(engine, adapters, prompt, tmp_path):
+    broken = AdapterRef("run/sampler/broken", tmp_path / "broken")
+    shutil.copytree(adapters[0].folder, broken.folder)
+    weights = broken.folder / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    next(iter(tensors.values()))[0, 0] = float("nan")
+    save_file(tensors, weights)
+    with pytest.raises(ValueError, match="finite"):
+        await engine.sample(task(prompt), broken)
+    assert len((await one(engine, task(prompt))).tokens) == 12
+
+
+async def test_versions_beyond_the_limit_are_evicted_and_read_again(engine, reference, adapters, prompt):
+    for _ in range(2):
+        for adapter in adapters:
+            sequence = await one(engine, task(prompt), adapter)
+            expected = reference.of_sampled(prompt, sequence.tokens.tolist(), adapter)
+            np.testing.assert_allclose(sequence.logprobs, expected, atol=CLOSE)
+            assert engine.adapter_versions[-1] == adapter.version
+            assert len(engine.adapter_versions) <= 2 < len(adapters)
+
+
+async def test_a_loaded_version_is_not_read_again_and_an_evicted_one_is(engine, adapters, prompt, tmp_path):
+    gone = AdapterRef("run/sampler/moved", tmp_path / "moved")
+    shutil.copytree(adapters[0].folder, gone.folder)
+    first = await one(engine, task(prompt), gone)
+    shutil.rmtree(gone.folder)
+    again = await one(engine, task(prompt), gone)
+    assert first.tokens.tolist() == again.tokens.tolist()
+    for adapter in adapters:
+        await one(engine, task(prompt), adapter)
+    with pytest.raises(OSError):
+        await engine.sample(task(prompt), gone)
+
+
+async def test_a_cached_prompt_never_serves_another_version(engine, reference, adapters, prompt):
+    long = (prompt * 40)[:400]
+    for adapter in (None, *adapters[:2], None, *adapters[:2]):
+        result = await engine.sample(task(long, max_tokens=4), adapter)
+        expected = reference.of_sampled(long, result.sequences[0].tokens.tolist(), adapter)
+        np.testing.assert_allclose(result.sequences[0].logprobs, expected, atol=CLOSE)
+        assert 0 <= result.prompt_cache_hit_tokens < len(long)
 
 
 async def test_requests_join_and_leave_while_others_run(engine, prompt):

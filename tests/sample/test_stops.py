@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from rekindle.types.errors import InvalidField
+from services.sample.engine import StopRule
 from services.sample.stops import TokenTexts
 
 
@@ -35,3 +37,13 @@ def test_most_tokens_are_ruled_out_without_decoding(texts: TokenTexts, monkeypat
     # Half of the 256 single bytes are no characters alone, and any of them might belong to one.
     assert 0 < len(decoded) < 200
     assert max(decoded) < 20
+
+
+def test_the_wire_forms_of_stop_are_told_apart():
+    assert StopRule.parse(None) == StopRule(eos=True)
+    assert StopRule.parse([]) == StopRule(eos=False)
+    assert StopRule.parse("x") == StopRule(eos=True, strings=("x",))
+    assert StopRule.parse(["x", "yz"]) == StopRule(eos=True, strings=("x", "yz"))
+    assert StopRule.parse([3, 4]) == StopRule(eos=True, tokens=frozenset({3, 4}))
+    with pytest.raises(InvalidField, match="stop"):
+        StopRule.parse(["x", ""])
