@@ -52,7 +52,11 @@ def as_prompt(prompt: ModelInput | ArrayLike, field: str = "prompt") -> ModelInp
     """The prompt, or token ids as one. Raises InvalidField."""
     if isinstance(prompt, ModelInput):
         return prompt
-    return ModelInput.from_ints(_array(prompt, np.int64, field))
+    ids = _array(prompt, np.int64, field)
+    try:
+        return ModelInput.from_ints(ids)
+    except InvalidField as error:
+        raise InvalidField(f"{field}{error.field.removeprefix('tokens')}", error.reason) from error
 
 
 def as_targets(targets: ArrayLike) -> TargetTokens:

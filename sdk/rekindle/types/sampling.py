@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, StrictInt, StrictStr, model_validator
+from pydantic import BeforeValidator, Field, StrictInt, StrictStr, ValidationError, model_validator
 
 from rekindle.types.errors import InvalidField
-from rekindle.types.fields import Count, ExactMessage, Id, Message, ModelName, Path
+from rekindle.types.fields import Count, ExactMessage, Id, Message, ModelName, Path, first_mistake
 from rekindle.types.models import Seed
 from rekindle.types.tensors import MAX_CELLS, CsrLayout
 
@@ -62,8 +62,14 @@ class ModelInput(Message):
 
     @classmethod
     def from_ints(cls, tokens: Sequence[int] | np.ndarray) -> "ModelInput":
-        """One text part of (N,) token ids; numpy integers are welcome."""
-        return cls(chunks=(TextChunk(tokens=np.asarray(tokens, np.int64).tolist()),))
+        """One text part of (N,) token ids, a list or an integer array. Raises InvalidField."""
+        ids = np.asarray(tokens)
+        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+            raise InvalidField("tokens", f"{ids.dtype} of shape {ids.shape}, expected a list of token ids")
+        try:
+            return cls(chunks=(TextChunk(tokens=tuple(ids.tolist())),))
+        except ValidationError as error:
+            raise first_mistake(error) from error
 
     def to_ints(self) -> list[int]:
         """The N tokens of all text parts."""
