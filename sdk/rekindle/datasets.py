@@ -30,6 +30,7 @@ from rekindle.types.datasets import (
     Filter,
     Format,
     RowsPage,
+    RowsQuery,
     Split,
     Where,
 )
@@ -94,7 +95,8 @@ class Datasets:
 
         async def get(_: Progress) -> Path:
             route = f"{await self._version(name, version)}/download"
-            await fetch(self._session.transport.http, route, Path(path), progress=progress)
+            with self._session.transport.pool() as http:
+                await fetch(http, route, Path(path), progress=progress)
             return Path(path)
 
         return self._session.future(get)
@@ -147,6 +149,18 @@ class Datasets:
             return self._session.future(ask)
 
         return Rows(fetch_page, limit)
+
+    def page(
+        self, name: str, version: Version = "latest", limit: int = 100, cursor: str | None = None
+    ) -> Future[RowsPage]:
+        """At most `limit` rows from `cursor` on, which the page before has given; None: the first ones."""
+        query = build(RowsQuery, limit=limit, cursor=cursor).model_dump(exclude_none=True)
+
+        async def ask(_: Progress) -> RowsPage:
+            route = f"{await self._version(name, version)}/rows"
+            return await self._session.transport.ask(RowsPage, "GET", route, params=query)
+
+        return self._session.future(ask)
 
     def preview(self, name: str, version: Version = "latest", rows: int = 10) -> Future[RowList]:
         """The first rows."""

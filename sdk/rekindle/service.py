@@ -12,7 +12,7 @@ from rekindle.inputs import build
 from rekindle.sampling import SamplingClient, open_sampler
 from rekindle.session import Outcome, Session
 from rekindle.training import TrainingClient, create_run, create_run_from
-from rekindle.transport import Transport
+from rekindle.transport import FIRST_CONTACT, Transport
 from rekindle.types import (
     GetServerCapabilitiesResponse,
     InvalidField,
@@ -39,8 +39,9 @@ class ServiceClient:
 
     base_url: None takes `REKINDLE_BASE_URL`, then `TINKER_BASE_URL`, then a server on this machine. api_key:
     None takes `REKINDLE_API_KEY`, then `TINKER_API_KEY`, and may stay unset where the server wants none.
-    timeout: seconds for one HTTP request, not for a command, which may take as long as it takes. user_metadata,
-    tags: of the session, for people. transport: another way to the server, for tests.
+    timeout: seconds for one HTTP request, not for a command, which may take as long as it takes. first_contact:
+    seconds for which a server that has never answered is tried again. user_metadata, tags: of the session, for
+    people. transport: another way to the server, for tests.
 
     Nothing is sent before the first call that needs the server. To be closed when done: `with` or `async with`
     does that, and says whether it ended well.
@@ -52,13 +53,16 @@ class ServiceClient:
         api_key: str | None = None,
         *,
         timeout: float = REQUEST_SECONDS,
+        first_contact: float = FIRST_CONTACT,
         user_metadata: Mapping[str, str] | None = None,
         tags: Sequence[str] = (),
         transport: "httpx.AsyncBaseTransport | None" = None,
     ) -> None:
         url = base_url or _from_environment(URL_VARIABLES) or DEFAULT_URL
         key = api_key or _from_environment(KEY_VARIABLES)
-        self._session = Session(Transport(url, key, timeout, handler=transport), user_metadata, tags)
+        self._session = Session(
+            Transport(url, key, timeout, first_contact=first_contact, handler=transport), user_metadata, tags
+        )
 
     @property
     def base_url(self) -> str:

@@ -28,8 +28,6 @@ from rekindle.types import (
 )
 
 HEARTBEAT_SECONDS = 10.0
-FIRST_CONTACT = 30.0
-"""Seconds of patience with a server that has never answered: its address may be wrong."""
 FINISH_PATIENCE = 10.0
 
 log = logging.getLogger("rekindle")
@@ -105,9 +103,7 @@ class Session:
         said = version("rekindle")
         try:
             asked = ClientConfigRequest(sdk_version=said)
-            self.config = await self.transport.ask(
-                ClientConfigResponse, "POST", "/client/config", body=asked, patience=FIRST_CONTACT
-            )
+            self.config = await self.transport.ask(ClientConfigResponse, "POST", "/client/config", body=asked)
         except NotFound:
             log.debug("the server has no wishes about its clients")
         wanted = CreateSessionRequest(tags=self._tags, user_metadata=self._metadata, sdk_version=said)

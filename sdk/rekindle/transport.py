@@ -9,8 +9,11 @@ import asyncio
 import json
 import logging
 import random
+import ssl
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -25,10 +28,13 @@ JSON, PROTOBUF = "application/json", "application/x-protobuf"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PATIENCE = 300.0
 """Seconds for which a call is tried again; the server keeps a missing number's place a little longer."""
+FIRST_CONTACT = 30.0
+"""Seconds of patience with a server that has never answered: its address may be wrong."""
 CONNECT_SECONDS = 5.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 LONGEST_RETRY_AFTER = 60.0
-KEPT_CONNECTIONS = 100
+POOLS, KEPT_CONNECTIONS = 16, 20
+"""The pool's work for one request grows with its connections, so hundreds of polls are spread over several."""
 
 log = logging.getLogger("rekindle")
 M = TypeVar("M", bound=BaseModel)
@@ -62,6 +68,7 @@ class Transport:
         api_key: str | None,
         timeout: float,
         *,
+        first_contact: float = FIRST_CONTACT,
         handler: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         parts = urlsplit(base_url)
@@ -72,35 +79,54 @@ class Transport:
         self.base_url = base_url.rstrip("/")
         self._api_key = api_key
         self._timeout = timeout
+        self._first_contact = first_contact
+        self._answered = False
         self._handler = handler
         # A proxy of the environment is not meant for servers on this machine.
         self.trust_env = parts.hostname not in LOOPBACK
-        self._http: httpx.AsyncClient | None = None
+        self._pools: list[httpx.AsyncClient] = []
+        self._in_use = [0] * POOLS
         self._closed = False
 
-    @property
-    def http(self) -> httpx.AsyncClient:
-        """The connection pool, made on first need. Raises ClientClosed."""
+    @contextmanager
+    def pool(self) -> Iterator[httpx.AsyncClient]:
+        """The connection pool with the fewest requests, for one of them. Raises ClientClosed."""
         if self._closed:
             raise ClientClosed("the client is closed")
-        if self._http is None:
-            self._http = httpx.AsyncClient(
-                base_url=f"{self.base_url}{PREFIX}",
-                headers={"X-API-Key": self._api_key} if self._api_key else {},
-                timeout=httpx.Timeout(self._timeout, connect=CONNECT_SECONDS, pool=None),
-                # As many connections as there are polls: each holds one.
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS),
-                trust_env=self.trust_env,
-                follow_redirects=True,
-                transport=self._handler,
-            )
-        return self._http
+        index = self._in_use.index(min(self._in_use))
+        if index == len(
+            self._pools
+        ):  # so the first pool serves alone as long as there is one request at a time
+            self._pools.append(self._make_pool())
+        self._in_use[index] += 1
+        try:
+            yield self._pools[index]
+        finally:
+            self._in_use[index] -= 1
+
+    def _make_pool(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=f"{self.base_url}{PREFIX}",
+            headers={"X-API-Key": self._api_key} if self._api_key else {},
+            timeout=httpx.Timeout(self._timeout, connect=CONNECT_SECONDS, pool=None),
+            # As many connections as there are polls: each holds one.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS),
+            verify=self._certificates,
+            trust_env=self.trust_env,
+            follow_redirects=True,
+            transport=self._handler,
+        )
+
+    @cached_property
+    def _certificates(self) -> ssl.SSLContext | bool:
+        """Read once for all pools, and not at all where they are not needed."""
+        return httpx.create_ssl_context() if self.base_url.startswith("https:") else False
 
     async def close(self) -> None:
         """Close all connections; later calls raise ClientClosed."""
         self._closed = True
-        if self._http is not None:
-            await self._http.aclose()
+        for pool in self._pools:
+            await pool.aclose()
 
     async def send(
         self,
@@ -116,18 +142,21 @@ class Transport:
         """The answer, which is a success or has a status in `also`.
 
         body: a message or mapping (JSON, absent where None) or bytes as they are. Raises APIError for other
-        statuses, ConnectionFailed when nobody answered for `patience` seconds.
+        statuses, ConnectionFailed when nobody answered for `patience` seconds, or sooner where nobody ever has.
         """
         content = _content(body)
         sent = {"Accept": JSON, **({} if content is None else {"Content-Type": JSON}), **(headers or {})}
-        retries = Retries(patience)
+        retries = Retries(patience if self._answered else min(patience, self._first_contact))
         while True:
             pause: float | None = None
             try:
-                answer = await self.http.request(method, path, content=content, headers=sent, params=params)
+                with self.pool() as http:
+                    answer = await http.request(method, path, content=content, headers=sent, params=params)
             except httpx.TransportError as error:
                 failure: RekindleError = ConnectionFailed(f"{self.base_url}: {error or type(error).__name__}")
             else:
+                if not self._answered:
+                    self._answered, retries = True, Retries(patience)
                 if answer.is_success or answer.status_code in also:
                     return answer
                 pause = retry_after(answer)
