@@ -47,8 +47,11 @@ class Blobs(Protocol):
         """Remove a blob or folder; nothing happens if it is not there."""
         ...
 
-    def staging(self) -> Path:
-        """A fresh private folder on the store's own disk, for `put_folder`."""
+    def staging(self, work: str = "") -> Path:
+        """A fresh private folder on the store's own disk, for `put_folder`.
+
+        work: a name of the work it is for, one token; what an earlier attempt at it left behind goes.
+        """
         ...
 
 
@@ -87,8 +90,15 @@ class FolderBlobs:
     async def delete(self, key: str) -> None:
         await asyncio.to_thread(self._delete, self._path(key))
 
-    def staging(self) -> Path:
-        return Path(tempfile.mkdtemp(dir=self._aside))
+    def staging(self, work: str = "") -> Path:
+        prefix = f"{work}." if work else None
+        if prefix is not None:
+            self._clear(prefix)
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=self._aside))
+
+    def _clear(self, prefix: str) -> None:
+        for left in self._aside.glob(f"{prefix}*"):
+            shutil.rmtree(left, ignore_errors=True)  # others may clear it too
 
     def _path(self, key: str) -> Path:
         path = (self._root / key).resolve()
@@ -128,12 +138,13 @@ class FolderBlobs:
         return size
 
     def _delete(self, path: Path) -> None:
+        work = f"gone-{names.token(str(path))}"
         if path.is_dir():
-            aside = self.staging() / path.name  # gone at once for readers, whatever it takes to remove
+            aside = self.staging(work) / path.name  # gone at once for readers, whatever it takes to remove
             path.rename(aside)
-            shutil.rmtree(aside.parent)
         else:
             path.unlink(missing_ok=True)
+        self._clear(f"{work}.")
 
 
 def _link_files(source: Path, target: Path) -> None:

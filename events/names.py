@@ -162,6 +162,22 @@ def loaded_key(base: str, tenant: str, run: str, number: int) -> str:
     return f"{token(tenant)}/{token(base)}/{id_token(run)}/loaded/{number}"
 
 
+def upload_key(tenant: str, upload_id: str) -> str:
+    """Folder of the parts of an upload; each part lies there under its number."""
+    return f"{token(tenant)}/uploads/{upload_id}"
+
+
+def dataset_key(tenant: str, request_id: str, part: int) -> str:
+    """A version is written under the request that makes it, and does not exist until a record names it."""
+    return f"{token(tenant)}/datasets/{staging_name(request_id)}-{part}"
+
+
+def staging_name(request_id: str) -> str:
+    """Of the folder in which a request's files are made."""
+    owner, number = split_future_id(request_id)
+    return f"{id_token(owner)}-{number}"
+
+
 # Identifiers that clients see.
 
 
@@ -172,6 +188,11 @@ def model_id(session: str, model_seq: int) -> str:
 def score_id(idempotency_key: str) -> str:
     """Derives from the client's key, so that a repeated POST finds the same request."""
     return f"score:{hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]}"
+
+
+def data_id(hex_digits: str) -> str:
+    """Owner of the requests about one thing: an upload, a version to derive from, a file to collect."""
+    return f"data:{hex_digits}"
 
 
 def sampler_id(session: str, sampler_seq: int) -> str:

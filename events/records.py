@@ -1,8 +1,10 @@
-"""Small named facts of the world: base models, sessions, training runs, samplers.
+"""Small named facts of the world: base models, sessions, training runs, samplers, uploads, datasets.
 
 Runs and samplers are written once (the first write wins) and therefore cached; sessions and models may change.
 """
 
+import contextlib
+from collections.abc import Callable
 from datetime import datetime
 from typing import Literal, TypeVar
 
@@ -14,6 +16,7 @@ from events.bus import Bus, Stored
 from events.failure import Conflict, Failure, NotFound
 from events.streams import RECORDS
 from rekindle.types import TinkerPath
+from rekindle.types.datasets import Compression, DatasetVersion, Format
 
 EVERYONE = "everyone"
 """Tenant of what all tenants share."""
@@ -95,11 +98,52 @@ class SamplerRecord(Record):
         return TinkerPath.parse(self.path).run_id if self.path else self.session_id
 
 
+class UploadRecord(Record):
+    """A file that is being sent, in parts."""
+
+    upload_id: str
+    """Derives from all that was announced."""
+    name: str
+    format: Format
+    compression: Compression
+    size_bytes: int
+    sha256: str
+    part_bytes: int
+    description: str | None = None
+    created: datetime
+    attempt: int = 0
+    """Which command makes a version of it; 0 = parts are still being sent."""
+
+
+class StoredVersion(Record):
+    """A version and where it lies."""
+
+    about: DatasetVersion
+    blob: str
+    """Key of its folder."""
+    made_by: str
+    """Id of the request: the same command again finds its own versions."""
+
+
+class DatasetRecord(Record):
+    """A dataset: all of it that must agree. It stays when all versions are deleted, so that no number returns."""
+
+    name: str
+    versions: tuple[StoredVersion, ...] = ()
+    """Oldest first."""
+    last: int = 0
+    """The highest number given so far."""
+    gone: tuple[str, ...] = ()
+    """Blobs of deleted versions that have not been collected yet."""
+
+
 KINDS: dict[type[Record], str] = {
     ModelRecord: "model",
     SessionRecord: "session",
     RunRecord: "run",
     SamplerRecord: "sampler",
+    UploadRecord: "upload",
+    DatasetRecord: "dataset",
 }
 IMMUTABLE = frozenset({RunRecord, SamplerRecord})
 
@@ -136,6 +180,23 @@ class Records:
         """Write `record` whatever stands; for kinds that may change."""
         assert type(record) not in IMMUTABLE, "this kind is written once"
         await self._write(tenant, key, record, expect_last=None)
+
+    async def change(self, kind: type[R], tenant: str, key: str, make: Callable[[R | None], R]) -> R:
+        """Replace a record by what `make` makes of it, None where there is none; again when others were faster.
+
+        Returns what stands then. `make` may raise, and may return what it was given: then nothing is written.
+        """
+        assert kind not in IMMUTABLE, "this kind is written once"
+        subject = names.record_subject(KINDS[kind], tenant, key)
+        while True:
+            stored = await self._bus.last(RECORDS, subject)
+            old = None if stored is None else self._remember(kind, stored)
+            new = make(old)
+            if new == old:
+                return new
+            with contextlib.suppress(Conflict):
+                await self._write(tenant, key, new, expect_last=0 if stored is None else stored.sequence)
+                return new
 
     async def delete(self, kind: type[Record], tenant: str, key: str) -> None:
         """Forget a record of a kind that may change; nothing happens if there is none."""

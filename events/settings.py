@@ -33,6 +33,12 @@ class EdgeSettings(BusSettings):
     """Largest body of a training batch."""
     json_limit_bytes: int = 16 * 1024 * 1024
     """Largest JSON body, which is many times its size in memory."""
+    upload_limit_bytes: int = 64 * 1024 * 1024 * 1024
+    """Largest file of a dataset."""
+    upload_part_bytes: int = 8 * 1024 * 1024
+    """Size of the parts in which it is sent."""
+    upload_seconds: float = 24 * 3600.0
+    """How long an upload stays after its last part came."""
     poll_seconds: float = 25.0
     """How long a poll is held; clients give up at 45 s."""
     api_keys: list[str] = []
