@@ -5,8 +5,9 @@ import json
 import os
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import psutil
 import typer
@@ -18,6 +19,7 @@ from events.settings import LOOPBACK
 from services.local.stack import BaseModelChoice, StackOptions
 from services.local.supervisor import DataDirInUse, StackFailed, Supervisor, listen, lock, state_path
 
+Engine = Literal["torch", "vllm"]
 DataDir = Annotated[Path, typer.Option(help="Folder that holds everything: NATS streams, weights, logs.")]
 
 
@@ -33,6 +35,7 @@ def up(
     host: Annotated[
         str, typer.Option(help="Address to serve; other than loopback needs --api-key.")
     ] = "127.0.0.1",
+    engine: Annotated[Engine, typer.Option(help="What samples; vllm has to be installed beside.")] = "torch",
     api_key: Annotated[
         list[str] | None,
         typer.Option(envvar="REKINDLE_API_KEY", help="Admit this key (tml-…) and no others."),
@@ -46,6 +49,8 @@ def up(
         )
     if any(not key.startswith("tml-") or len(key) < 8 for key in keys):
         raise typer.BadParameter("keys start with tml- and have 8 characters or more", param_hint="--api-key")
+    if engine == "vllm" and find_spec("vllm") is None:
+        raise typer.BadParameter("vllm is not installed in this environment", param_hint="--engine")
     try:
         choices = [BaseModelChoice.parse(argument) for argument in base_model]
     except ValueError as error:
@@ -57,7 +62,14 @@ def up(
         with lock(data_dir), listen(host, port) as held:
             bound = held.getsockname()[1]
             options = StackOptions(
-                choices, data_dir.absolute(), host, held.fileno(), bound, keys, os.environ.get("NATS_URL")
+                choices,
+                data_dir.absolute(),
+                host,
+                held.fileno(),
+                bound,
+                keys,
+                os.environ.get("NATS_URL"),
+                engine,
             )
             shown = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
             asyncio.run(_run(options, f"http://{shown}:{bound}"))

@@ -54,6 +54,8 @@ class StackOptions:
     port: int
     api_keys: list[str] = field(default_factory=list)
     outside_nats: str | None = None
+    engine: str = "torch"
+    """Which engine samples."""
 
 
 def nats_child(options: StackOptions) -> Child | None:
@@ -70,6 +72,8 @@ def children(options: StackOptions) -> list[Child]:
     for index, choice in enumerate(options.base_models):
         for service in ("train", "sample"):
             variables = {"REKINDLE_BASE_NAME": choice.name, "REKINDLE_BASE_SOURCE": choice.source}
+            if service == "sample":
+                variables["REKINDLE_ENGINE"] = options.engine
             child = _service(options, service, f"{service}-{index}", variables)
             child.base_model = choice.name
             found.append(child)

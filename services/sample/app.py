@@ -2,24 +2,52 @@
 
 import asyncio
 
-import torch
 from fastapi import FastAPI
 
 from events.edge import Edge, make_app
 from events.serve import serve
-from services.model.base import load_base
 from services.sample import api
+from services.sample.engine import Engine
 from services.sample.settings import SampleSettings
-from services.sample.torch_engine import TorchEngine
 from services.sample.worker import SampleWorker
+
+
+async def open_engine(settings: SampleSettings) -> Engine:
+    """The engine that the settings name; only its own library is imported."""
+    if settings.engine == "vllm":
+        from services.sample.vllm_engine import VllmEngine
+        from services.sample.vllm_setup import VllmOptions
+
+        options = VllmOptions(
+            dtype=settings.dtype,
+            gpu_memory_utilization=settings.gpu_memory_utilization,
+            kv_cache_gib=settings.kv_cache_gib,
+            max_lora_rank=settings.max_lora_rank,
+            max_adapters=settings.max_adapters,
+            batch_adapters=settings.batch_adapters,
+            threads=settings.threads,
+        )
+        return await VllmEngine.open(settings.base_source, options)
+
+    import torch
+
+    from services.model.base import load_base
+    from services.sample.torch_engine import TorchEngine
+
+    dtype = getattr(torch, settings.dtype)
+    base = await asyncio.to_thread(load_base, settings.base_source, dtype=dtype, device=settings.device)
+    return TorchEngine(
+        base,
+        settings.base_source,
+        max_adapters=settings.max_adapters,
+        threads=settings.threads,
+        deterministic=settings.deterministic,
+    )
 
 
 def build(settings: SampleSettings) -> FastAPI:
     async def work(edge: Edge) -> None:
-        base = await asyncio.to_thread(
-            load_base, settings.base_source, dtype=getattr(torch, settings.dtype), device=settings.device
-        )
-        engine = TorchEngine(base, settings.base_source, threads=settings.threads)
+        engine = await open_engine(settings)
         worker = SampleWorker(
             edge.bus, edge.blobs, engine, settings.base_name, token_budget=settings.token_budget
         )

@@ -2,7 +2,7 @@
 
 A task is one prompt with everything that decides its tokens, the seed included; a result has the tokens with
 the logprobs of the raw model (temperature 1, before top-k and top-p). Nothing here knows of torch, HTTP or
-events. Implementations: `torch_engine.py`.
+events. Implementations: `torch_engine.py`, `vllm_engine.py`.
 
 Axes: P prompt tokens, T sampled tokens, K entries per position.
 """

@@ -57,7 +57,10 @@ class VllmEngine:
         prepare_environment(options.threads)
         facts = await asyncio.to_thread(base_facts, source)
         args = engine_args(source, facts, options)
-        return cls(AsyncLLM.from_engine_args(args), facts, source, options)
+        # It takes half a minute; the loop answers health checks meanwhile.
+        llm = await asyncio.to_thread(AsyncLLM.from_engine_args, args)
+        await llm.collective_rpc("end_with_parent")
+        return cls(llm, facts, source, options)
 
     @property
     def adapter_versions(self) -> list[str]:

@@ -130,5 +130,6 @@ def engine_args(source: str, facts: BaseFacts, options: VllmOptions) -> AsyncEng
         logprobs_mode="raw_logprobs",
         max_logprobs=facts.vocab_size,
         disable_log_stats=True,
+        worker_extension_cls="services.sample.vllm_worker.EndsWithParent",
         **platform,
     )
