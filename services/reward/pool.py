@@ -69,7 +69,8 @@ class Pool:
         process = await self._idle.get()
         fit = False
         try:
-            process = process or await self._start()
+            if process is None or process.ended:
+                process = await self._start()
             fit = await _follow(process, shard, indices)
         finally:
             if fit:
@@ -90,13 +91,13 @@ async def _follow(process: Process, shard: Shard, indices: list[int]) -> bool:
             shard.begin(index)
             shard.settle(index, "timeout" if process.overran else "error", None, f"loading: {reason}", 0.0)
         return answer is not None
-    limit = shard.spec.params.seconds + GRACE
     for index in indices:
         shard.begin(index)
-        while (answer := await process.answer(limit)) is not None and "phase" in answer:
+        while (answer := await process.answer(shard.seconds + GRACE)) is not None and "phase" in answer:
             shard.mark(answer["phase"])
         if answer is None:
-            reason = f"took longer than {limit:g} s" if process.overran else await process.last_words()
+            overran = f"took longer than {shard.seconds:g} s"
+            reason = overran if process.overran else await process.last_words()
             shard.broken(index, reason, overran=process.overran, seconds=process.silence)
             return False
         shard.settle(index, answer["outcome"], answer["value"], answer["reason"], answer["seconds"])

@@ -14,6 +14,8 @@ from typing import Any
 
 LAST_WORDS = 4096
 """Bytes of its standard error that are kept."""
+DYING_SECONDS = 1.0
+"""Between its last word and its end, if it ends by itself."""
 KEPT = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "LANG")
 """Variables it is given, none of which is a secret."""
 
@@ -76,6 +78,9 @@ class Process:
 
     async def last_words(self) -> str:
         """How it died, once it is dead, and the last line that it printed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DYING_SECONDS):
+                await self._process.wait()
         await self.end()
         code = self._process.returncode
         assert code is not None, "it has ended"

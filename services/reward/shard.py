@@ -60,6 +60,13 @@ class Shard:
         if phase == "own":
             self._component += 1
 
+    @property
+    def seconds(self) -> float:
+        """How long what runs now may take, by what the task says."""
+        if isinstance(self.spec, rewards.Weighted) and self._component >= 0:
+            return self.spec.params.graders[self._component].grader.params.seconds
+        return self.spec.params.seconds
+
     def settle(
         self, index: int, outcome: rewards.Outcome, value: float | None, reason: str | None, seconds: float
     ) -> None:

@@ -282,8 +282,8 @@ class WeightedParams(Exact):
 
     @property
     def seconds(self) -> float:
-        """Limit of each component in its turn: the longest of theirs."""
-        return max(component.grader.params.seconds for component in self.graders)
+        """Wall-clock limit of one item: each component has its own."""
+        return sum(component.grader.params.seconds for component in self.graders)
 
     def needs(self) -> tuple[str, ...]:
         names = [name for component in self.graders for name in component.grader.params.needs()]

@@ -76,11 +76,7 @@ def _whole(digits: str) -> int:
 def _depth(value: Any) -> int:
     """How deep lists and objects are nested, without recursion."""
     level, depth = [value], 0
-    while level := [
-        child
-        for parent in level
-        if isinstance(parent, dict | list)
-        for child in (parent.values() if isinstance(parent, dict) else parent)
-    ]:
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        level = [child for each in level for child in (each.values() if isinstance(each, dict) else each)]
         depth += 1
     return depth

@@ -42,7 +42,7 @@ class SqlGrader(Grader[rewards.SqlParams]):
             raise Invalid(f"the query {error}") from error
         if same_rows(rows, reference, ordered):
             return Graded(1.0)
-        return Graded(params.partial, f"{len(rows)} rows, not the {len(reference)} right ones")
+        return Graded(params.partial, f"runs, but gives other rows ({len(rows)}, expected {len(reference)})")
 
     def _sql(self, completion: str) -> str:
         if self._pattern is None:

@@ -1,8 +1,8 @@
 """SQLite as untrusted queries may see it: one database of rows in memory, read-only, within limits.
 
 A database is made of a schema and its data once and kept; no query can change it, open another, load code or read a
-file. Time is limited by SQLite's progress handler. What runs long inside a single opcode (a `LIKE` with many
-wildcards) or while a statement is prepared never gets there: whoever runs this process ends it.
+file. Time is limited by SQLite's progress handler. What runs long inside single opcodes (a `trim` of many
+characters) or while a statement is prepared never gets there: whoever runs this process ends it.
 """
 
 import json
@@ -22,7 +22,7 @@ from rekindle.types import rewards
 
 DATABASES, ANSWERS = 16, 256
 """How many databases are kept, and reference results of each."""
-OPCODES_BETWEEN_CHECKS = 1000
+OPCODES_BETWEEN_CHECKS = 200
 
 Row = tuple[Any, ...]
 
@@ -41,7 +41,7 @@ class Database:
 
     def __init__(self, schema: str, data: object, seconds: float) -> None:
         """Build it. Raises sqlite3.Error, TypeError or TimeoutError."""
-        # A statement that is kept could be read by the next query, from the table `sqlite_stmt`.
+        # Hardly a statement comes twice, and one that is kept might be read from the table `sqlite_stmt`.
         self._connection = sqlite3.connect(":memory:", cached_statements=0, isolation_level=None)
         self.answers: LRUCache[object, tuple[Row, ...]] = LRUCache(ANSWERS)
         self._connection.execute("PRAGMA temp_store = MEMORY")
@@ -55,7 +55,7 @@ class Database:
                 raise
         self._connection.set_authorizer(None)
         self._connection.execute("PRAGMA query_only = ON")
-        self._connection.set_authorizer(_authorize_reading)
+        self._begin()
 
     def _build(self, schema: str, data: object) -> None:
         self._connection.executescript(schema)
@@ -72,9 +72,17 @@ class Database:
         if self._connection.in_transaction:
             self._connection.commit()
 
+    def _begin(self) -> None:
+        """Enter the transaction in which all queries run: `VACUUM`, which asks no authorizer, refuses to run in one."""
+        self._connection.set_authorizer(None)
+        self._connection.execute("BEGIN")
+        self._connection.set_authorizer(_authorize_reading)
+
     def query(self, sql: str, limits: rewards.SqlParams) -> tuple[Row, ...]:
         """The rows of one SELECT. Raises QueryError."""
         self._set_limits(limits)
+        if not self._connection.in_transaction:
+            self._begin()
         with self._within(limits.seconds) as overran, _memory(limits.memory_bytes):
             try:
                 return self._rows(sql, limits)
@@ -163,8 +171,8 @@ def _authorize_reading(
 def _authorize_building(
     action: int, _first: str | None, second: str | None, _database: str | None, _view: str | None
 ) -> int:
-    """Scripts may make anything inside the database. Their pragmas, which dumps begin with, do nothing."""
-    if action == sqlite3.SQLITE_PRAGMA:
+    """Scripts may make anything inside the database. The pragmas that they set, as dumps do, change nothing."""
+    if action == sqlite3.SQLITE_PRAGMA and second is not None:
         return sqlite3.SQLITE_IGNORE
     denied = action in _OPENING or (action == sqlite3.SQLITE_FUNCTION and second in _FUNCTIONS)
     return sqlite3.SQLITE_DENY if denied else sqlite3.SQLITE_OK
