@@ -10,7 +10,6 @@ import signal
 import sys
 from pathlib import Path
 
-import services
 from events.failure import ServerError, UserError
 from services.data.child import DeriveTask, IngestTask, Outcome, Work
 from services.data.summary import Summary
@@ -18,7 +17,7 @@ from services.data.summary import Summary
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 """Signals by which a reader says that the file was too much for it."""
 LAST_WORDS = 2000
-ROOT = Path(services.__path__[0]).parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 async def run(task: IngestTask | DeriveTask) -> tuple[Summary, ...]:

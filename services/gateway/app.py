@@ -7,6 +7,8 @@ from events.serve import serve
 from events.settings import EdgeSettings
 from services.checkpoint import api as checkpoint_api
 from services.checkpoint import catalogue
+from services.data import api as data_api
+from services.data import catalogue as data_catalogue
 from services.gateway import futures, sessions
 from services.sample import api as sample_api
 from services.train import api as train_api
@@ -21,6 +23,8 @@ def build(settings: EdgeSettings) -> FastAPI:
         sample_api.router,
         checkpoint_api.router,
         catalogue.router,
+        data_api.router,
+        data_catalogue.router,
     ]
     return make_app("gateway", settings, routers)
 

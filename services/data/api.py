@@ -1,0 +1,210 @@
+"""The HTTP edge of what makes versions: upload in parts, derive, export. Validates, appends, returns the future."""
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import anyio.to_thread
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import Response
+
+from events import catalog, names
+from events.commands import living_run
+from events.edge import Edge, EdgeDep, TenantDep, read
+from events.failure import NotFound
+from events.records import UploadRecord
+from events.streams import RESULTS
+from rekindle.types import InvalidField
+from rekindle.types.datasets import CreateDatasetRequest, DeriveRequest, ExportRolloutsRequest, Upload
+from services.data import commands
+from services.data.datasets import Datasets
+
+router = APIRouter(tags=["datasets"])
+Answer = dict[str, object]
+
+
+# Uploads
+
+
+@router.post("/datasets")
+async def create(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
+    """Announce a file; the same announcement again finds the parts that are there."""
+    wanted = await read(request, CreateDatasetRequest)
+    if wanted.size_bytes > (limit := edge.settings.upload_limit_bytes):
+        raise InvalidField("size_bytes", f"{wanted.size_bytes}, the limit is {limit}")
+    id = commands.upload_id(tenant, wanted)
+    fresh = UploadRecord(
+        upload_id=id,
+        part_bytes=edge.settings.upload_part_bytes,
+        created=datetime.now(UTC),
+        **wanted.model_dump(),
+    )
+    await _expire_later(edge, tenant, fresh)
+    record = await edge.records.change(UploadRecord, tenant, id, lambda old: old or fresh)
+    return await _state(edge, tenant, record)
+
+
+@router.get("/datasets/uploads/{upload_id}")
+async def state(upload_id: str, edge: EdgeDep, tenant: TenantDep) -> Answer:
+    """Which parts are there."""
+    return await _state(edge, tenant, await edge.records.get(UploadRecord, tenant, upload_id))
+
+
+@router.put("/datasets/uploads/{upload_id}/parts/{number}")
+async def put_part(
+    upload_id: str,
+    number: int,
+    request: Request,
+    edge: EdgeDep,
+    tenant: TenantDep,
+    x_part_sha256: Annotated[str | None, Header()] = None,
+) -> Answer:
+    """Store one part, once; of a part that is there already the first content stays."""
+    record = await edge.records.get(UploadRecord, tenant, upload_id)
+    data = await _read_part(request, _part_length(record, number))
+    if x_part_sha256 is not None:
+        found = await anyio.to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
+        if found != x_part_sha256.lower():
+            raise InvalidField("X-Part-SHA256", f"announced {x_part_sha256}, the part's is {found}")
+    if not record.attempt:
+        await _expire_later(edge, tenant, record)
+        await edge.blobs.put(f"{names.upload_key(tenant, upload_id)}/{number}", data)
+        await _still_wanted(edge, tenant, upload_id)
+    return {"part": number, "bytes": len(data)}
+
+
+def _part_length(record: UploadRecord, number: int) -> int:
+    """Bytes that a part must have. Raises InvalidField for a part that the file does not have."""
+    count = _count(record)
+    if not 0 <= number < count:
+        raise InvalidField("part", f"{number}, the file has parts 0 to {count - 1}")
+    return min(record.part_bytes, record.size_bytes - number * record.part_bytes)
+
+
+def _count(record: UploadRecord) -> int:
+    return -(-record.size_bytes // record.part_bytes)
+
+
+async def _read_part(request: Request, length: int) -> bytes:
+    """A body of exactly that length. Raises InvalidField as soon as it is known to be another."""
+    announced = request.headers.get("content-length", str(length))
+    if announced != str(length):
+        raise InvalidField("body", f"{announced} bytes, this part has {length}")
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > length:
+            break
+    if len(data) != length:
+        found = f"more than {length}" if len(data) > length else str(len(data))
+        raise InvalidField("body", f"{found} bytes, this part has {length}")
+    return bytes(data)
+
+
+async def _still_wanted(edge: Edge, tenant: str, upload_id: str) -> None:
+    """A part that came while its upload was dropped goes too. Raises NotFound then."""
+    try:
+        await edge.records.get(UploadRecord, tenant, upload_id)
+    except NotFound:
+        await edge.blobs.delete(names.upload_key(tenant, upload_id))
+        raise
+
+
+@router.post("/datasets/uploads/{upload_id}/complete")
+async def complete(upload_id: str, edge: EdgeDep, tenant: TenantDep) -> Answer:
+    """Make a version of an upload that has all its parts. Repeated, it gives the same future."""
+    owner = names.data_id(upload_id)
+    last = await _last_attempt(edge, tenant, owner)
+    try:
+        record = await edge.records.get(UploadRecord, tenant, upload_id)
+    except NotFound:
+        if last:  # it was completed, and has ended
+            return commands.future(names.future_id(owner, last))
+        raise
+    if not record.attempt:
+        await _check_whole(edge, tenant, record)
+        record = await edge.records.change(
+            UploadRecord, tenant, upload_id, lambda old: _completing(old, upload_id, last + 1)
+        )
+    event = commands.make(catalog.TAKE_IN, tenant, owner, record.attempt, record.name, record)
+    return await commands.submit(edge, tenant, event)
+
+
+def _completing(old: UploadRecord | None, upload_id: str, attempt: int) -> UploadRecord:
+    if old is None:
+        raise NotFound(f"upload {upload_id!r} does not exist")
+    return old if old.attempt else old.model_copy(update={"attempt": attempt})
+
+
+async def _last_attempt(edge: Edge, tenant: str, owner: str) -> int:
+    """The highest number that has a result; 0 when there is none."""
+    done = await edge.bus.subjects(RESULTS, names.result_filter("data", tenant, owner))
+    return max((int(subject.rpartition(".")[2]) for subject in done), default=0)
+
+
+async def _check_whole(edge: Edge, tenant: str, record: UploadRecord) -> None:
+    there = await _parts(edge, tenant, record.upload_id)
+    if missing := sorted(set(range(_count(record))).difference(there)):
+        shown = ", ".join(map(str, missing[:10])) + (", …" if len(missing) > 10 else "")
+        raise InvalidField("parts", f"{len(missing)} of {_count(record)} are missing: {shown}")
+
+
+@router.delete("/datasets/uploads/{upload_id}", status_code=204)
+async def drop(upload_id: str, edge: EdgeDep, tenant: TenantDep) -> Response:
+    """Forget an upload and its parts."""
+    record = await edge.records.get(UploadRecord, tenant, upload_id)
+    if record.attempt:
+        raise InvalidField("upload_id", "a version is being made of it already")
+    await edge.records.delete(UploadRecord, tenant, upload_id)
+    await edge.blobs.delete(names.upload_key(tenant, upload_id))
+    return Response(status_code=204)
+
+
+async def _state(edge: Edge, tenant: str, record: UploadRecord) -> Answer:
+    found = Upload(
+        upload_id=record.upload_id,
+        part_bytes=record.part_bytes,
+        parts=tuple(await _parts(edge, tenant, record.upload_id)),
+        state="completing" if record.attempt else "open",
+    )
+    return found.model_dump(mode="json")
+
+
+async def _parts(edge: Edge, tenant: str, upload_id: str) -> list[int]:
+    """Numbers of the parts that are there, ascending."""
+    try:
+        folder = await edge.blobs.folder(names.upload_key(tenant, upload_id))
+    except NotFound:
+        return []
+    return await anyio.to_thread.run_sync(lambda: sorted(int(path.name) for path in folder.iterdir()))
+
+
+async def _expire_later(edge: Edge, tenant: str, record: UploadRecord) -> None:
+    """Have the stream itself call for its end when nothing more comes; each part puts that off."""
+    owner = names.data_id(record.upload_id)
+    event = commands.make(catalog.EXPIRE_UPLOAD, tenant, owner, commands.EXPIRY, record.name, record)
+    at = datetime.now(UTC) + timedelta(seconds=edge.settings.upload_seconds)
+    await edge.bus.append_later(names.data_subject(tenant, owner, commands.EXPIRY), event, at)
+
+
+# Versions from versions, and from rollouts
+
+
+@router.post("/datasets/{name:path}/versions/{version}/derive")
+async def derive(name: str, version: str, request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
+    """Filter, dedupe or split a version into new ones."""
+    derivation = (await read(request, DeriveRequest)).root
+    source = (await Datasets(edge.records).version(tenant, name, version)).about
+    command = commands.DeriveCommand(name=name, version=source.version, derivation=derivation)
+    event = commands.make(catalog.DERIVE, tenant, commands.new_owner(), 1, name, command)
+    return await commands.submit(edge, tenant, event)
+
+
+@router.post("/training_runs/{run_id}/rollouts")
+async def export_rollouts(run_id: str, request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
+    """The rollouts and scores of a run so far, as the next version of a dataset."""
+    wanted = await read(request, ExportRolloutsRequest)
+    await living_run(edge, tenant, run_id)
+    command = commands.GatherCommand(name=wanted.name, run_id=run_id)
+    event = commands.make(catalog.GATHER_ROLLOUTS, tenant, commands.new_owner(), 1, wanted.name, command)
+    return await commands.submit(edge, tenant, event)
