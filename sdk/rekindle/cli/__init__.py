@@ -1,0 +1,28 @@
+"""The `rekindle` command: what a server holds, and the commands that other packages add by entry points.
+
+Whatever is slow to import is imported when a command needs it, so that help and completion are quick.
+"""
+
+import typer
+
+from rekindle.cli import checkpoints, datasets, rewards, runs
+from rekindle.cli.group import Commands
+from rekindle.cli.plugins import add_plugins
+
+HELP = "Self-hosted RL post-training behind the Tinker API."
+
+
+def build() -> typer.Typer:
+    """The application with every command that can be found."""
+    app = typer.Typer(
+        name="rekindle", cls=Commands, help=HELP, no_args_is_help=True, pretty_exceptions_enable=False
+    )
+    for group in (datasets, rewards, runs, checkpoints):
+        app.add_typer(group.app)
+    add_plugins(app)
+    return app
+
+
+def main() -> None:
+    """Entry point of the `rekindle` command."""
+    build()(prog_name="rekindle")

@@ -1,0 +1,112 @@
+"""The small languages of arguments: `NAME@VERSION`, conditions, shares.
+
+A condition is `COLUMN OP VALUE`:
+
+    level>=3                   == != < <= > >=
+    'split in ["train","dev"]' or split in train,dev: equals one of them
+    'prompt contains SELECT'   a text within a text, or an item of a list
+    'answer is null'           and `is not null`
+
+The value is JSON where it reads as JSON (3, 0.5, true, "3"), and a text otherwise. A column whose name holds
+spaces or operators stands in double quotes. Mistakes are usage errors.
+"""
+
+import json
+import re
+from typing import Any, Literal, NamedTuple
+
+import typer
+
+_COLUMN = r"""(?P<column>"(?:[^"\\]|\\.)*"|[^\s<>=!"]+)"""
+_COMPARISON = re.compile(rf"\s*{_COLUMN}\s*(?P<op>==|!=|<=|>=|<|>)(?P<value>.*)", re.S)
+_WORD = re.compile(rf"\s*{_COLUMN}\s+(?P<op>in|contains)\s+(?P<value>.*)", re.S)
+_NULL = re.compile(rf"\s*{_COLUMN}\s+is\s+(?P<negated>not\s+)?null\s*")
+EXPECTED = "expected COLUMN OP VALUE with ==, !=, <, <=, >, >=, in or contains, or COLUMN is [not] null"
+
+Condition = tuple[str, str, Any]
+"""Column, op and value, as the SDK takes them."""
+
+
+class Reference(NamedTuple):
+    """A version of a dataset, e.g. `Reference("spider/train", 3)`."""
+
+    name: str
+    version: int | Literal["latest"] = "latest"
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+def reference(text: str) -> Reference:
+    """`NAME`, `NAME@3` or `NAME@latest`."""
+    name, at, version = text.partition("@")
+    if not at or version == "latest":
+        return Reference(name)
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", version):
+        raise _wrong(f"{text!r}: version {version!r}, expected a number from 1 or 'latest'", "NAME[@VERSION]")
+    return Reference(name, int(version))
+
+
+def condition(text: str) -> Condition:
+    """One condition of a filter."""
+    if found := _NULL.fullmatch(text):
+        return _name(found["column"]), "is_null", found["negated"] is None
+    found = _COMPARISON.fullmatch(text) or _WORD.fullmatch(text)
+    if found is None or not found["value"].strip() or found["value"].startswith("="):
+        raise _wrong(f"{text!r}: {EXPECTED}", "CONDITION")
+    value = found["value"].strip()
+    return _name(found["column"]), found["op"], _list(value) if found["op"] == "in" else _value(value)
+
+
+def shares(texts: list[str]) -> dict[str, float]:
+    """`train=0.9 test=0.1` as shares by part."""
+    parts: dict[str, float] = {}
+    for text in texts:
+        name, _, share = text.partition("=")
+        if name in parts:
+            raise _wrong(f"{name!r} stands there twice", "PART=SHARE")
+        try:
+            parts[name] = float(share)
+        except ValueError as error:
+            raise _wrong(
+                f"{text!r}: expected a part and its share, such as train=0.9", "PART=SHARE"
+            ) from error
+    return parts
+
+
+def seconds_or_none(text: str) -> int | None:
+    """A number of seconds, or `none`."""
+    if text == "none":
+        return None
+    if not re.fullmatch(r"[0-9]{1,12}", text):
+        raise _wrong(f"{text!r}: expected a whole number of seconds, or none", "SECONDS")
+    return int(text)
+
+
+def _name(column: str) -> str:
+    try:
+        return str(json.loads(column)) if column.startswith('"') else column
+    except ValueError as error:
+        raise _wrong(f"{column}: expected the name as a JSON string", "CONDITION") from error
+
+
+def _list(text: str) -> list[Any]:
+    for candidate in (text, f"[{text}]"):
+        if isinstance(value := _value(candidate), list):
+            return value
+    return [_value(part.strip()) for part in text.split(",")]
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_no_number)
+    except ValueError:
+        return text
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _wrong(what: str, argument: str) -> typer.BadParameter:
+    return typer.BadParameter(what, param_hint=argument)

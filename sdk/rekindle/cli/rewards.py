@@ -1,0 +1,190 @@
+"""`rekindle rewards`: which graders there are, and completions scored by one."""
+
+import contextlib
+import itertools
+import json
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from rekindle.cli import output
+from rekindle.cli.connection import connect, group
+from rekindle.cli.output import AsJson
+from rekindle.cli.progress import item_bar
+
+if TYPE_CHECKING:
+    from rekindle import Future, ServiceClient
+    from rekindle.cli.progress import Bar
+    from rekindle.types.rewards import Score, ScoreItem, ScoreResponse
+
+BATCH = 256
+"""Items of one request: the progress moves that often."""
+AHEAD = 8
+"""Requests under way."""
+
+app = group("rewards", "Graders and scores.")
+
+
+@app.command()
+def graders(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List the types of graders with their parameters."""
+    with connect(ctx) as service:
+        found = service.rewards.graders().result()
+    if as_json:
+        output.print_json(found)
+        return
+    output.print_table(
+        ("type", "version", "parameter", "kind", "default"),
+        (row for one in found for row in _parameters(one.type, one.version, one.params)),
+    )
+
+
+@app.command()
+def score(
+    ctx: typer.Context,
+    grader: Annotated[
+        str,
+        typer.Option(metavar="FILE|JSON", help="""E.g. '{"type": "numeric"}', or a file that holds it."""),
+    ],
+    items: Annotated[
+        Path,
+        typer.Option(
+            exists=True, dir_okay=False, readable=True, help="JSONL: {prompt, completion, columns} a line."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Write the scores there, one a line in order, as JSONL."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score completions and summarize the outcomes."""
+    spec = _grader(grader)
+    listed = _items(items, spec)
+    with connect(ctx) as service, _replacing(out) as file, item_bar("scoring", quiet=as_json) as bar:
+        scores: list[Score] = []
+        for part in _score(service, spec, listed, bar):
+            scores += part
+            if file is not None:
+                file.writelines(f"{one.model_dump_json()}\n" for one in part)
+    _print_summary(scores, as_json)
+
+
+def _score(
+    service: "ServiceClient", grader: Any, items: "Sequence[ScoreItem]", bar: "Bar"
+) -> "Iterator[tuple[Score, ...]]":
+    """The scores in order, a batch at a time, while the next ones are under way."""
+    bar.advance(0, len(items))
+    batches = (items[start : start + BATCH] for start in range(0, len(items), BATCH))
+    waiting: deque[Future[ScoreResponse]] = deque()
+    done = 0
+    while True:
+        room = AHEAD - len(waiting)
+        waiting.extend(service.rewards.score(grader, batch) for batch in itertools.islice(batches, room))
+        if not waiting:
+            return
+        found = waiting.popleft().result().scores
+        done += len(found)
+        bar.advance(done, len(items))
+        yield found
+
+
+# ---- Input ----
+
+
+def _grader(text: str) -> Any:
+    """The grader of a JSON text or of a file, checked."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from rekindle.types import first_mistake
+    from rekindle.types.rewards import Grader
+
+    content = text if text.lstrip().startswith("{") else Path(text).read_text("utf-8")
+    try:
+        return TypeAdapter(Grader).validate_json(content)
+    except ValidationError as error:
+        raise typer.BadParameter(str(first_mistake(error)), param_hint="--grader") from error
+
+
+def _items(file: Path, grader: Any) -> "list[ScoreItem]":
+    """The file's items, each with the columns that the grader needs; mistakes name the line."""
+    from rekindle.types import InvalidField, parse_json
+    from rekindle.types.rewards import ScoreItem
+
+    found, needed = [], grader.params.needs()
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                item = parse_json(ScoreItem, line)
+            except InvalidField as error:
+                raise InvalidField(f"{file}:{number}: {error.field}", error.reason) from error
+            for name in needed:
+                if name not in item.columns:
+                    raise InvalidField(f"{file}:{number}: columns", f"column {name!r} is missing")
+            found.append(item)
+    if not found:
+        raise InvalidField(str(file), "no items, expected at least one")
+    return found
+
+
+# ---- Output ----
+
+
+@contextlib.contextmanager
+def _replacing(target: Path | None) -> Iterator[IO[str] | None]:
+    """A file that takes the target's place when all is written; None without a target."""
+    if target is None:
+        yield None
+        return
+    part = target.with_name(f".{target.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            yield file
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _print_summary(scores: "Sequence[Score]", as_json: bool) -> None:
+    from rekindle.types.rewards import Outcome
+
+    by_outcome = {name: [one for one in scores if one.outcome == name] for name in get_args(Outcome)}
+    excluded = sum(one.excluded for one in scores)
+    versions = sorted({one.grader_version for one in scores})
+    if as_json:
+        outcomes = {name: len(found) for name, found in by_outcome.items()}
+        summary = {"items": len(scores), "outcomes": outcomes, "excluded": excluded}
+        output.print_json({**summary, "mean_value": _mean(scores), "grader_versions": versions})
+        return
+    output.print_table(
+        ("outcome", "items", "mean value"),
+        ((name, len(found), _mean(found)) for name, found in by_outcome.items()),
+    )
+    output.print_fields(
+        [
+            ("items", len(scores)),
+            ("mean value", _mean(scores)),
+            ("excluded", excluded),
+            ("grader", ", ".join(versions)),
+        ]
+    )
+
+
+def _mean(scores: "Sequence[Score]") -> float | None:
+    """Over those that have a value; None where none has."""
+    values = [one.value for one in scores if one.value is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _parameters(grader: str, version: str, schema: dict[str, Any]) -> Iterator[tuple[object, ...]]:
+    """A line a parameter; the first names the grader."""
+    required = schema.get("required", ())
+    for index, (name, field) in enumerate(schema.get("properties", {}).items()):
+        kinds = [one.get("type", "object") for one in field.get("anyOf", [field])]
+        default = "required" if name in required else json.dumps(field.get("default"))
+        yield (*(("", "") if index else (grader, version)), name, " or ".join(kinds), default)
