@@ -10,6 +10,7 @@ from services.checkpoint import catalogue
 from services.data import api as data_api
 from services.data import catalogue as data_catalogue
 from services.gateway import futures, sessions
+from services.reward import api as reward_api
 from services.sample import api as sample_api
 from services.train import api as train_api
 
@@ -25,6 +26,7 @@ def build(settings: EdgeSettings) -> FastAPI:
         catalogue.router,
         data_api.router,
         data_catalogue.router,
+        reward_api.router,
     ]
     return make_app("gateway", settings, routers)
 

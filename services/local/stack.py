@@ -78,6 +78,8 @@ def children(options: StackOptions) -> list[Child]:
             child.base_model = choice.name
             found.append(child)
     found.append(_service(options, "checkpoint", "checkpoint", {}))
+    found.append(_service(options, "data", "data", {}))
+    found.append(_service(options, "reward", "reward", {}))
     found.append(_gateway(options))
     return found
 
