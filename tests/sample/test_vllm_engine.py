@@ -87,6 +87,7 @@ async def frees_what_a_cancelled_task_held(engine) -> None:
     assert engine.requests == 0
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # PEFT, of merging
 async def test_an_unembedding_tied_to_the_embedding_takes_its_adapter(tiny_model_dir: Path, tmp_path: Path):
     tied = tmp_path / "tied"
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
