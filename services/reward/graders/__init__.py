@@ -40,6 +40,12 @@ def register(spec: type[rewards.Exact], grader: type[Grader[Any]]) -> None:
     SPECS[type_], GRADERS[type_] = spec, grader
 
 
+def params_of(type_: str) -> type[rewards.Exact]:
+    """The class of a type's parameters."""
+    params: type[rewards.Exact] = SPECS[type_].model_fields["params"].annotation  # type: ignore[assignment]
+    return params
+
+
 def parse(value: dict[str, Any]) -> rewards.Grader:
     """A description that has been checked before, in whatever process."""
     spec: rewards.Grader = SPECS[value["type"]].model_validate(value)  # type: ignore[assignment]

@@ -1,0 +1,40 @@
+"""What a scoring command carries: some items of a request, and how the request was cut."""
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic_core import to_json
+
+from events import catalog, names
+from events.shards import Sharding
+from rekindle.types import rewards
+from rekindle.types.rewards import ScoreItem, ScoreRequest
+
+SHARDING = Sharding("reward", names.reward_subject, catalog.SCORE)
+SHARD_ITEMS = 32
+"""Items of one command. Not a setting: a request that comes again must be cut as it was before."""
+MAX_COPIED_BYTES = 32 * 2**20
+"""Every shard carries the shared columns; so much may all these copies take, else there are fewer shards."""
+
+
+class ScoreShard(BaseModel):
+    """One command. Example: ScoreShard(grader=Math(), items=(...), columns={}, sizes=(32, 32, 5))."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    grader: rewards.Grader
+    items: tuple[ScoreItem, ...]
+    columns: dict[str, JsonValue]
+    """Shared by all items."""
+    sizes: tuple[int, ...]
+    """Items of each shard of the request, in their order."""
+
+
+def cut(request: ScoreRequest) -> list[ScoreShard]:
+    """The request as commands, in the order of its items."""
+    most = max(1, MAX_COPIED_BYTES // len(to_json(request.columns)))
+    items_each = max(SHARD_ITEMS, -(-len(request.items) // most))
+    parts = [request.items[i : i + items_each] for i in range(0, len(request.items), items_each)]
+    sizes = tuple(map(len, parts))
+    return [
+        ScoreShard(grader=request.grader, items=items, columns=request.columns, sizes=sizes)
+        for items in parts
+    ]

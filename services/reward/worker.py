@@ -1,0 +1,119 @@
+"""A shard of items becomes scores: from the queue into the pool and back.
+
+Each shard is scored once its result is not there yet, told to the world as one fact, and joined with the
+others of its request. A shard that nobody could score, since it cost too many workers, is not a zero: its items
+are errors, counted as excluded.
+"""
+
+from collections.abc import Sequence
+
+from cloudevents.core.v1.event import CloudEvent
+from pydantic import TypeAdapter
+
+from events import blobs as claims
+from events import catalog, facts, names
+from events.blobs import Blobs
+from events.bus import Bus
+from events.failure import Failure
+from events.shards import ShardResult
+from events.streams import RESULTS, REWARD
+from events.worker import MAX_FAILURES, Answer, Queue, QueueWorker
+from rekindle.types.rewards import MAX_REASON, Score, ScoreResponse
+from services.reward import graders
+from services.reward.commands import SHARDING, ScoreShard
+from services.reward.pool import Pool
+
+SCORES = TypeAdapter(list[Score])
+
+
+class RewardWorker:
+    """Feeds a pool from the queue of shards."""
+
+    def __init__(self, bus: Bus, blobs: Blobs, pool: Pool, *, budget: int) -> None:
+        """`budget`: shards taken at once."""
+        self._bus = bus
+        self._blobs = blobs
+        self._pool = pool
+        queue = Queue(
+            stream=REWARD,
+            consumer="reward",
+            filter="reward.>",
+            result_subject=_result_subject,
+            tenant=_tenant,
+            settled=self._settled,
+        )
+        self._worker = QueueWorker(bus, blobs, queue, self.handle, budget=budget)
+
+    async def run(self) -> None:
+        await self._worker.run()
+
+    async def handle(self, event: CloudEvent, data: bytes) -> Answer | None:
+        """Score one shard; None if it was scored before, and was queued again by a repeated request."""
+        if await self._bus.first(RESULTS, _result_subject(event)) is not None:
+            return None
+        shard = ScoreShard.model_validate_json(data)
+        scores = await self._pool.score(shard.grader, shard.items, shard.columns)
+        return Answer(SCORES.dump_json(scores), facts=[_fact(event, shard, scores)])
+
+    async def _settled(self, event: CloudEvent) -> None:
+        """Join the request if this was its last shard."""
+
+        def join(results: Sequence[ShardResult]) -> bytes:
+            return whole(shard, results).model_dump_json().encode()
+
+        shard = ScoreShard.model_validate_json(await claims.check_out(self._blobs, event))
+        await SHARDING.join(self._bus, self._blobs, _tenant(event), _request(event)[0], join)
+
+
+def whole(shard: ScoreShard, results: Sequence[ShardResult]) -> ScoreResponse:
+    """The scores of all shards, of which `shard` is one, in the order of the items."""
+    scores: list[Score] = []
+    for size, result in zip(shard.sizes, results, strict=True):
+        if isinstance(result, Failure):
+            scores += [_failed(shard, result)] * size
+        else:
+            scores += SCORES.validate_json(result)
+    return ScoreResponse.of(tuple(scores))
+
+
+def _failed(shard: ScoreShard, failure: Failure) -> Score:
+    return Score(
+        outcome="error",
+        value=None,
+        reason=failure.message[:MAX_REASON] or "the shard failed",
+        grader_version=graders.version(shard.grader),
+        seconds=0.0,
+        attempts=MAX_FAILURES,
+    )
+
+
+def _fact(event: CloudEvent, shard: ScoreShard, scores: list[Score]) -> CloudEvent:
+    request, number = _request(event)
+    return facts.make_fact(
+        catalog.ROLLOUT_SCORED,
+        tenant=_tenant(event),
+        service="reward",
+        subject=request,
+        id=event.get_id(),
+        data={
+            "request": request,
+            "shard": number,
+            "scores": [
+                {"sequence_id": item.sequence_id, **score.model_dump(mode="json")}
+                for item, score in zip(shard.items, scores, strict=True)
+            ],
+        },
+    )
+
+
+def _tenant(event: CloudEvent) -> str:
+    return names.tenant_of(event.get_source())
+
+
+def _request(event: CloudEvent) -> tuple[str, int]:
+    """(request, shard) of a command."""
+    return names.split_future_id(event.get_id())
+
+
+def _result_subject(event: CloudEvent) -> str:
+    return names.result_subject("reward", _tenant(event), *_request(event))
