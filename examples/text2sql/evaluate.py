@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import tinker
-
+from examples.text2sql.clients import Sampler, Sdk
 from examples.text2sql.judge import Verdict, judge
 from examples.text2sql.prompts import MAX_SQL_TOKENS, prompt_tokens, sql_of
 from examples.text2sql.questions import Task, Tasks
@@ -27,17 +26,18 @@ class Matches:
     unseen: float | None
 
 
-def evaluate(sampler: tinker.SamplingClient, tokenizer: "PreTrainedTokenizerBase", tasks: Tasks) -> Matches:
+def evaluate(sdk: Sdk, sampler: Sampler, tokenizer: "PreTrainedTokenizerBase", tasks: Tasks) -> Matches:
     """Both matches of one set of weights."""
     unseen = tasks.held_out_schema
     return Matches(
-        execution_match(sampler, tokenizer, tasks.held_out),
-        execution_match(sampler, tokenizer, unseen) if unseen else None,
+        execution_match(sdk, sampler, tokenizer, tasks.held_out),
+        execution_match(sdk, sampler, tokenizer, unseen) if unseen else None,
     )
 
 
 def execution_match(
-    sampler: tinker.SamplingClient,
+    sdk: Sdk,
+    sampler: Sampler,
     tokenizer: "PreTrainedTokenizerBase",
     tasks: Sequence[Task],
     temperature: float = GREEDY,
@@ -46,10 +46,10 @@ def execution_match(
     """Fraction of `tasks` answered right, one answer each; greedy unless a temperature is given."""
     futures = [
         sampler.sample(
-            prompt=tinker.ModelInput.from_ints(prompt_tokens(tokenizer, task.schema, task.question)),
+            prompt=sdk.ModelInput.from_ints(prompt_tokens(tokenizer, task.schema, task.question)),
             num_samples=1,
             # A seed each: under a common one all questions would draw alike.
-            sampling_params=tinker.SamplingParams(
+            sampling_params=sdk.SamplingParams(
                 max_tokens=MAX_SQL_TOKENS, temperature=temperature, seed=seed + index
             ),
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from examples.text2sql.clients import Client
 from examples.text2sql.own_data import OwnDataError, read_tasks
 from examples.text2sql.questions import Tasks, make_databases, make_tasks
 
@@ -24,6 +25,8 @@ class Options:
     seed: int = 0
     """Decides data, base model, LoRA and sampling: another seed is another replication."""
     steps: int = 50
+    client: Client = "tinker"
+    """Which SDK the loop runs with; the same seed gives the same curve."""
     rewards: Literal["true", "shuffled"] = "true"
     """`shuffled` permutes the rewards over the whole batch: the control in which nothing can be learned."""
     base_url: str | None = None
@@ -42,6 +45,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     parser = argparse.ArgumentParser(description="Teach a language model SQL by running what it writes.")
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--client", choices=("tinker", "rekindle"), default=defaults.client, help="the SDK")
     parser.add_argument("--rewards", choices=("true", "shuffled"), default=defaults.rewards)
     parser.add_argument(
         "--base-url", help="a running server that serves the base model; without it one is started"

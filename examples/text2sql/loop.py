@@ -1,4 +1,4 @@
-"""THE loop: a language model learns to write SQL by running it, through the Tinker API.
+"""THE loop: a language model learns to write SQL by running it, through the Tinker API, with either SDK.
 
 One step: sample groups of answers, run each on its database, centre the rewards of a group, one policy-gradient
 update (importance sampling, mean-centred advantages, no KL). It sees questions and reference rows, never SQL to
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tinker
 
 from examples.text2sql.adapter import download_adapter
+from examples.text2sql.clients import Sampler, Sdk, Training, load_sdk
 from examples.text2sql.evaluate import Matches, evaluate, execution_match
 from examples.text2sql.experiment import Options, prepare, read_options
 from examples.text2sql.judge import Verdict, judge
@@ -48,7 +48,8 @@ class Rollout:
 
 
 def roll_out(
-    sampler: tinker.SamplingClient,
+    sdk: Sdk,
+    sampler: Sampler,
     tokenizer: "PreTrainedTokenizerBase",
     tasks: Sequence[Task],
     rng: random.Random,
@@ -57,9 +58,9 @@ def roll_out(
     prompts = [prompt_tokens(tokenizer, task.schema, task.question) for task in tasks]
     futures = [
         sampler.sample(
-            prompt=tinker.ModelInput.from_ints(prompt),
+            prompt=sdk.ModelInput.from_ints(prompt),
             num_samples=GROUP_SIZE,
-            sampling_params=tinker.SamplingParams(
+            sampling_params=sdk.SamplingParams(
                 max_tokens=MAX_SQL_TOKENS, temperature=1.0, seed=rng.getrandbits(31)
             ),
         )
@@ -91,82 +92,85 @@ def centred(rewards_G: Sequence[float]) -> list[float]:
     return [reward - mean for reward in rewards_G]
 
 
-def to_datum(rollout: Rollout, advantage: float) -> tinker.Datum:
+def to_datum(sdk: Sdk, rollout: Rollout, advantage: float) -> Any:
     """One rollout as `importance_sampling` takes it: targets shifted by one, zeros on prompt positions."""
     tokens = rollout.prompt + rollout.completion
     padding = [0.0] * (len(rollout.prompt) - 1)
     advantages_T = padding + [advantage] * len(rollout.completion)
-    return tinker.Datum(
-        model_input=tinker.ModelInput.from_ints(tokens[:-1]),
+    return sdk.Datum(
+        model_input=sdk.ModelInput.from_ints(tokens[:-1]),
         loss_fn_inputs={
-            "target_tokens": tinker.TensorData.from_numpy(np.array(tokens[1:], np.int64)),
-            "logprobs": tinker.TensorData.from_numpy(np.array(padding + rollout.logprobs, np.float32)),
-            "advantages": tinker.TensorData.from_numpy(np.array(advantages_T, np.float32)),
+            "target_tokens": np.array(tokens[1:], np.int64),
+            "logprobs": np.array(padding + rollout.logprobs, np.float32),
+            "advantages": np.array(advantages_T, np.float32),
         },
     )
 
 
-def to_batch(groups: Sequence[Sequence[Rollout]], rewards: Sequence[Sequence[float]]) -> list[tinker.Datum]:
+def to_batch(sdk: Sdk, groups: Sequence[Sequence[Rollout]], rewards: Sequence[Sequence[float]]) -> list[Any]:
     """The datums of one step; groups whose rewards are all alike are dropped."""
     return [
-        to_datum(rollout, advantage)
+        to_datum(sdk, rollout, advantage)
         for group, rewards_G in zip(groups, rewards, strict=True)
         if len(set(rewards_G)) > 1
         for rollout, advantage in zip(group, centred(rewards_G), strict=True)
     ]
 
 
-def learn(training: tinker.TrainingClient, batch: list[tinker.Datum]) -> tinker.SamplingClient:
+def learn(sdk: Sdk, training: Training, batch: list[Any]) -> Sampler:
     """One update and the sampler of its weights: all three commands are submitted before any is awaited."""
     if not batch:
-        return training.save_weights_and_get_sampling_client().result()
+        unchanged: Sampler = training.save_weights_and_get_sampling_client().result()
+        return unchanged
     gradient = training.forward_backward(batch, "importance_sampling")
-    update = training.optim_step(tinker.AdamParams(learning_rate=LEARNING_RATE))
-    sampler = training.save_weights_and_get_sampling_client()
+    update = training.optim_step(sdk.AdamParams(learning_rate=LEARNING_RATE))
+    saved = training.save_weights_and_get_sampling_client()
     gradient.result()
     update.result()
-    return sampler.result()
+    sampler: Sampler = saved.result()
+    return sampler
 
 
 def train(
-    options: Options, tasks: Tasks, training: tinker.TrainingClient, record: Record, show: Show, stack: Stack
+    sdk: Sdk, options: Options, tasks: Tasks, training: Training, record: Record, show: Show, stack: Stack
 ) -> tuple[Matches, Matches]:
     """All steps; returns the matches before and after."""
     rng, tokenizer = random.Random(options.seed), training.get_tokenizer()
     sampler = training.save_weights_and_get_sampling_client().result()
-    before = evaluate(sampler, tokenizer, tasks)
-    ready = execution_match(sampler, tokenizer, tasks.held_out, temperature=1.0)
+    before = evaluate(sdk, sampler, tokenizer, tasks)
+    ready = execution_match(sdk, sampler, tokenizer, tasks.held_out, temperature=1.0)
     show.step(record.start(ready, before.held_out))
     if ready < READY:
         show.say(f"The base model is not ready: {ready:.2f} right at temperature 1, RL wants {READY:.2f}.")
     for step in range(1, options.steps + 1):
-        groups = roll_out(sampler, tokenizer, rng.sample(tasks.pool, min(GROUPS, len(tasks.pool))), rng)
-        sampler = learn(training, to_batch(groups, rewards_of(groups, options.rewards == "shuffled", rng)))
+        groups = roll_out(sdk, sampler, tokenizer, rng.sample(tasks.pool, min(GROUPS, len(tasks.pool))), rng)
+        rewards = rewards_of(groups, options.rewards == "shuffled", rng)
+        sampler = learn(sdk, training, to_batch(sdk, groups, rewards))
         rollouts = [rollout for group in groups for rollout in group]
         reward = sum(rollout.reward for rollout in rollouts) / len(rollouts)
         match = sum(rollout.reward == Verdict.RIGHT.value for rollout in rollouts) / len(rollouts)
-        heldout = execution_match(sampler, tokenizer, tasks.held_out) if step % EVALUATE_EVERY == 0 else None
+        heldout = (
+            execution_match(sdk, sampler, tokenizer, tasks.held_out) if step % EVALUATE_EVERY == 0 else None
+        )
         show.step(record.step(reward, match, heldout, sum(len(rollout.completion) for rollout in rollouts)))
         stack.measure()
     record.stop()
-    return before, evaluate(sampler, tokenizer, tasks)
+    return before, evaluate(sdk, sampler, tokenizer, tasks)
 
 
 def run(options: Options) -> dict[str, Any]:
     """Prepare, train, evaluate, save; returns what stands in `result.json`."""
-    experiment, record = prepare(options), Record(options.out)
+    sdk, experiment, record = load_sdk(options.client), prepare(options), Record(options.out)
     with (
         running_stack(options.base_url, experiment.served, options.out / "stack") as stack,
-        tinker.ServiceClient(base_url=stack.url, api_key=API_KEY) as service,
+        sdk.ServiceClient(base_url=stack.url, api_key=API_KEY) as service,
         Show(stack.url, API_KEY, options.steps) as show,
     ):
         training = service.create_lora_training_client(
             experiment.base_model, rank=RANK, seed=options.seed, train_unembed=False
         ).result()
-        before, after = train(options, experiment.tasks, training, record, show, stack)
-        download_adapter(
-            training, tinker.RestClient(base_url=stack.url, api_key=API_KEY), options.out / "adapter"
-        )
+        before, after = train(sdk, options, experiment.tasks, training, record, show, stack)
+        download_adapter(options.client, training, stack.url, API_KEY, options.out / "adapter")
     result = {
         "seed": options.seed,
         "rewards": options.rewards,

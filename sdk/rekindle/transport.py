@@ -94,9 +94,8 @@ class Transport:
         if self._closed:
             raise ClientClosed("the client is closed")
         index = self._in_use.index(min(self._in_use))
-        if index == len(
-            self._pools
-        ):  # so the first pool serves alone as long as there is one request at a time
+        # The first that is free: one request after the other has one pool and its open connection.
+        if index == len(self._pools):
             self._pools.append(self._make_pool())
         self._in_use[index] += 1
         try:
@@ -113,7 +112,6 @@ class Transport:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS),
             verify=self._certificates,
             trust_env=self.trust_env,
-            follow_redirects=True,
             transport=self._handler,
         )
 

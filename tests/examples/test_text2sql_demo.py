@@ -39,7 +39,10 @@ def run_loop(out: Path, *options: object) -> dict[str, Any]:
     return result
 
 
-def test_the_loop_takes_own_questions_and_any_model_on_a_running_server(stack: Stack, tmp_path: Path):
+@pytest.mark.parametrize("client", ["tinker", "rekindle"])
+def test_the_loop_takes_own_questions_and_any_model_on_a_running_server(
+    stack: Stack, tmp_path: Path, client: str
+):
     database, questions, out = tmp_path / "own.sqlite", tmp_path / "own.jsonl", tmp_path / "out"
     connection = sqlite3.connect(database)
     with connection:
@@ -51,26 +54,57 @@ def test_the_loop_takes_own_questions_and_any_model_on_a_running_server(stack: S
 
     server = ("--base-url", stack.url, "--base-model", stack.base_model, "--cache", tmp_path / "cache")
     own = ("--questions", questions, "--database", database)
-    result = run_loop(out, *server, *own, "--steps", 1, "--rewards", "shuffled")
+    result = run_loop(out, *server, *own, "--steps", 1, "--rewards", "shuffled", "--client", client)
     assert result["rewards"] == "shuffled" and result["heldout_schema"] == {"before": None, "after": None}
-    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+    assert len(metrics(out)) == 2
     assert {path.name for path in out.iterdir()} == {"adapter", "curve.png", "metrics.jsonl", "result.json"}
+
+
+SEED = 5
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A base model that knows enough to begin with, and the cache with its databases."""
+    cache = tmp_path_factory.mktemp("cache")
+    databases = make_databases(cache / f"databases-{SEED}", SEED)
+    return make_base_model(Recipe(SEED, corpus_size=20_000, steps=250), databases, cache).folder, cache
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_saved_adapter_reproduces_the_final_match_with_plain_transformers_and_peft(tmp_path: Path):
-    cache, out, seed = tmp_path / "cache", tmp_path / "out", 5
-    databases = make_databases(cache / f"databases-{seed}", seed)
-    base = make_base_model(Recipe(seed, corpus_size=20_000, steps=250), databases, cache)
-    result = run_loop(out, "--seed", seed, "--steps", 12, "--base-model", base.folder, "--cache", cache)
-    held_out = make_tasks(databases, seed).held_out
+def test_the_saved_adapter_reproduces_the_final_match_with_plain_transformers_and_peft(
+    base: tuple[Path, Path], tmp_path: Path
+):
+    (folder, cache), out = base, tmp_path / "out"
+    result = run_loop(out, "--seed", SEED, "--steps", 12, "--base-model", folder, "--cache", cache)
+    held_out = make_tasks(make_databases(cache / f"databases-{SEED}", SEED), SEED).held_out
     assert result["questions"] == len(held_out) >= 200
     assert 0.1 < result["before"] < result["after"]
-    assert adapter_match(base.folder, out / "adapter", held_out) == pytest.approx(
-        result["after"], abs=TOLERANCE
-    )
-    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert adapter_match(folder, out / "adapter", held_out) == pytest.approx(result["after"], abs=TOLERANCE)
+    steps = metrics(out)
     assert [row["step"] for row in steps] == list(range(13))
     assert all(math.isfinite(row["reward"]) for row in steps[1:])
     assert result["peak_rss_bytes"] > 0 and result["tokens_per_second"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_both_clients_give_the_same_curve_with_the_same_seed(base: tuple[Path, Path], tmp_path: Path):
+    folder, cache = base
+    common = ("--seed", SEED, "--steps", 4, "--base-model", folder, "--cache", cache)
+    for client in ("tinker", "rekindle"):
+        run_loop(tmp_path / client, *common, "--client", client)
+    ours, theirs = metrics(tmp_path / "rekindle"), metrics(tmp_path / "tinker")
+    for name in ("reward", "match", "heldout"):
+        # Tokens may part where two are almost equally likely: rows of a product differ with their company.
+        expected = [pytest.approx(row[name], abs=0.02) if row[name] is not None else None for row in theirs]
+        assert [row[name] for row in ours] == expected
+    assert {path.name for path in (tmp_path / "rekindle" / "adapter").iterdir()} == {
+        path.name for path in (tmp_path / "tinker" / "adapter").iterdir()
+    }
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    """One row a step, step 0 included."""
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -2,11 +2,12 @@
 
 import random
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pytest
-import tinker
 
+from examples.text2sql.clients import Client, Sdk, load_sdk
 from examples.text2sql.loop import Rollout, centred, rewards_of, to_batch, to_datum
 
 REWARDS = [[1.0, 0.1, 0.0, 0.1], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
@@ -20,8 +21,15 @@ def groups() -> list[list[Rollout]]:
     return [[rollout(reward) for reward in rewards] for rewards in REWARDS]
 
 
-def array(datum: tinker.Datum, field: str) -> np.ndarray:
-    return datum.loss_fn_inputs[field].to_numpy()
+@pytest.fixture(params=["tinker", "rekindle"])
+def sdk(request: pytest.FixtureRequest) -> Sdk:
+    client: Client = request.param
+    return load_sdk(client)
+
+
+def array(datum: Any, field: str) -> np.ndarray:
+    found = datum.loss_fn_inputs[field]
+    return found if isinstance(found, np.ndarray) else found.to_numpy()
 
 
 def test_advantages_are_rewards_less_the_mean_of_their_group():
@@ -44,8 +52,8 @@ def test_shuffled_rewards_are_the_same_rewards_across_the_borders_of_groups():
     )
 
 
-def test_a_datum_predicts_each_token_from_those_before_it_and_trains_the_completion_alone():
-    datum = to_datum(rollout(1.0), advantage=0.7)
+def test_a_datum_predicts_each_token_from_those_before_it_and_trains_the_completion_alone(sdk: Sdk):
+    datum = to_datum(sdk, rollout(1.0), advantage=0.7)
     assert datum.model_input.to_ints() == [11, 12, 13, 21]
     assert array(datum, "target_tokens").tolist() == [12, 13, 21, 22]
     assert array(datum, "logprobs").tolist() == [0.0, 0.0, -0.5, -0.25]
@@ -57,11 +65,11 @@ def test_a_datum_predicts_each_token_from_those_before_it_and_trains_the_complet
     }
 
 
-def test_groups_whose_rewards_are_alike_are_dropped():
-    batch = to_batch(groups(), REWARDS)
+def test_groups_whose_rewards_are_alike_are_dropped(sdk: Sdk):
+    batch = to_batch(sdk, groups(), REWARDS)
     last = [array(datum, "advantages")[-1] for datum in batch]
     np.testing.assert_allclose(last, [0.7, -0.2, -0.3, -0.2, 0.25, 0.25, 0.25, -0.75], rtol=1e-6)
 
 
-def test_a_batch_without_any_difference_is_empty():
-    assert to_batch(groups(), [[0.1] * 4] * 3) == []
+def test_a_batch_without_any_difference_is_empty(sdk: Sdk):
+    assert to_batch(sdk, groups(), [[0.1] * 4] * 3) == []

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from rekindle import ServiceClient
+from tests.sdk.cli_server import CliServer
 from tests.sdk.fake_server import FakeServer
 from tests.stack import Stack
 
@@ -25,3 +26,8 @@ def rekindled(stack: Stack) -> Iterator[ServiceClient]:
     """The SDK's client of the session's stack."""
     with ServiceClient(stack.url) as service:
         yield service
+
+
+@pytest.fixture
+def cli() -> CliServer:
+    return CliServer()
