@@ -44,8 +44,8 @@ class CliServer:
     """By dataset: the rows of version 1, 2, …"""
     asked: list[httpx.Request] = field(default_factory=list)
     uploads: dict[str, dict[str, Any]] = field(default_factory=dict)
-    lost_parts: int = 0
-    """So many parts are refused for good, as if the connection had ended for ever."""
+    refused_from: int | None = None
+    """Parts with this number and later ones are refused, as if an upload broke off there."""
     results: dict[str, httpx.Response] = field(default_factory=dict)
     outcomes: dict[str, Score] = field(default_factory=dict)
     """Score by completion; others are scored by exact match."""
@@ -139,8 +139,7 @@ class CliServer:
         )
 
     def _part(self, upload: dict[str, Any], number: int, content: bytes) -> httpx.Response:
-        if number and self.lost_parts:
-            self.lost_parts -= 1
+        if self.refused_from is not None and number >= self.refused_from:
             return failed("part: too slow, the limit is 60 s", 413)
         upload["parts"][number] = content
         return httpx.Response(200, json={})

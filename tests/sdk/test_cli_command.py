@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -60,15 +61,19 @@ def closed_port() -> int:
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     code = "import sys, rekindle.cli; sys.argv = ['rekindle', '--help']; rekindle.cli.main()"
-    watched = f"import atexit, sys; atexit.register(lambda: print('LOADED', set(sys.modules) & set({HEAVY!r})))"
+    watched = (
+        f"import atexit, sys; atexit.register(lambda: print('LOADED', set(sys.modules) & set({HEAVY!r})))"
+    )
 
     def once() -> float:
-        started = time.perf_counter()
+        """Seconds of the processor: those of the clock depend on who else is at work."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-c", f"{watched}; {code}"], cwd=ROOT, capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 0 and "LOADED set()" in done.stdout
-        return time.perf_counter() - started
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(once() for _ in range(5)) < 0.4
 
@@ -76,9 +81,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize("group", GROUPS)
 def test_help_of_a_group_names_its_options_and_variables(group: str) -> None:
     said = CliRunner().invoke(build(), [group, "--help"], env={"COLUMNS": "120"}).output
-    assert all(
-        name in said for name in ("--base-url", "REKINDLE_BASE_URL", "--api-key", "REKINDLE_API_KEY")
-    )
+    assert all(name in said for name in ("--base-url", "REKINDLE_BASE_URL", "--api-key", "REKINDLE_API_KEY"))
 
 
 def test_plugins_are_listed_with_what_they_do_and_found_by_their_options() -> None:
@@ -171,7 +174,8 @@ def test_an_address_that_is_none_is_a_usage_error(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["datasets", "nonsense"], ["datasets", "upload"], ["datasets", "upload", "/not/there"], ["x"]]
+    "arguments",
+    [["datasets", "nonsense"], ["datasets", "upload"], ["datasets", "upload", "/not/there"], ["x"]],
 )
 def test_wrong_usage_ends_with_two(arguments: list[str]) -> None:
     done = CliRunner().invoke(build(), arguments)

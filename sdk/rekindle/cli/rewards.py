@@ -16,6 +16,8 @@ from rekindle.cli.output import AsJson
 from rekindle.cli.progress import item_bar
 
 if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
     from rekindle import Future, ServiceClient
     from rekindle.cli.progress import Bar
     from rekindle.types.rewards import Score, ScoreItem, ScoreResponse
@@ -97,32 +99,31 @@ def _score(
 
 def _grader(text: str) -> Any:
     """The grader of a JSON text or of a file, checked."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import TypeAdapter
 
-    from rekindle.types import first_mistake
+    from rekindle.types import InvalidField
     from rekindle.types.rewards import Grader
 
-    content = text if text.lstrip().startswith("{") else Path(text).read_text("utf-8")
+    content = text if text.lstrip().startswith("{") else Path(text).read_bytes()
     try:
-        return TypeAdapter(Grader).validate_json(content)
-    except ValidationError as error:
-        raise typer.BadParameter(str(first_mistake(error)), param_hint="--grader") from error
+        return _parsed(TypeAdapter(Grader), content, "grader")
+    except InvalidField as error:
+        raise typer.BadParameter(str(error), param_hint="--grader") from error
 
 
 def _items(file: Path, grader: Any) -> "list[ScoreItem]":
     """The file's items, each with the columns that the grader needs; mistakes name the line."""
-    from rekindle.types import InvalidField, parse_json
+    from pydantic import TypeAdapter
+
+    from rekindle.types import InvalidField
     from rekindle.types.rewards import ScoreItem
 
-    found, needed = [], grader.params.needs()
+    kind, needed, found = TypeAdapter(ScoreItem), grader.params.needs(), []
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            try:
-                item = parse_json(ScoreItem, line)
-            except InvalidField as error:
-                raise InvalidField(f"{file}:{number}: {error.field}", error.reason) from error
+            item = _parsed(kind, line, f"{file}:{number}")
             for name in needed:
                 if name not in item.columns:
                     raise InvalidField(f"{file}:{number}: columns", f"column {name!r} is missing")
@@ -130,6 +131,21 @@ def _items(file: Path, grader: Any) -> "list[ScoreItem]":
     if not found:
         raise InvalidField(str(file), "no items, expected at least one")
     return found
+
+
+def _parsed(kind: "TypeAdapter[Any]", text: str | bytes, place: str) -> Any:
+    """A message of that kind. Raises InvalidField that names the place and the field."""
+    from pydantic import ValidationError
+
+    from rekindle.types import InvalidField, first_mistake
+
+    try:
+        return kind.validate_python(json.loads(text))
+    except ValidationError as error:
+        mistake = first_mistake(error)
+        raise InvalidField(f"{place}: {mistake.field}", mistake.reason) from error
+    except ValueError as error:
+        raise InvalidField(place, f"not JSON: {error}") from error
 
 
 # ---- Output ----
