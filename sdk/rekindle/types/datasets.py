@@ -108,7 +108,7 @@ class DatasetVersion(Message):
     version: Annotated[int, Field(ge=1)]
     sha256: Sha256
     """Of the content: the same rows in the same order have the same, whatever file they came in."""
-    format: Format | None
+    format: Format | None = None
     """What was uploaded; None for a version that was made here."""
     rows: Count
     bytes: Count
