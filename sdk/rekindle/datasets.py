@@ -94,7 +94,7 @@ class Datasets:
         """The version as a Parquet file at `path`."""
 
         async def get(_: Progress) -> Path:
-            route = f"{await self._version(name, version)}/download"
+            route = f"{await self._version(name, version)}/file"
             with self._session.transport.pool() as http:
                 await fetch(http, route, Path(path), progress=progress)
             return Path(path)

@@ -5,8 +5,9 @@ and its item belongs in no batch.
 """
 
 import asyncio
+import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -26,6 +27,8 @@ from rekindle.types.rewards import (
 
 GraderSpec = BaseModel | Mapping[str, Any]
 """One of `rekindle.types.rewards`, or the same as a mapping: `{"type": "math", "params": {…}}`."""
+PAGE_BYTES = 8_000_000
+"""Of the items of one request: half of what the server takes as JSON."""
 Item = ScoreItem | Mapping[str, Any]
 """`{"prompt", "completion", "columns"}`, the columns being what the grader compares with."""
 
@@ -53,17 +56,17 @@ class Rewards:
             InvalidField: at once, for a grader or an item that is none.
             RequestFailed: from the future.
         """
-        key, listed = idempotency_key or uuid.uuid4().hex, list(items)
-        starts = range(0, max(len(listed), 1), MAX_ITEMS)
+        key = idempotency_key or uuid.uuid4().hex
+        pages = list(_pages([_plain(item) for item in items]))
         parts = [
             build(
                 ScoreRequest,
                 grader=_plain(grader),
-                items=[_plain(item) for item in listed[start : start + MAX_ITEMS]],
+                items=page,
                 columns=dict(columns or {}),
-                idempotency_key=key if len(starts) == 1 else f"{key}.{start // MAX_ITEMS}",
+                idempotency_key=key if len(pages) == 1 else f"{key}.{number}",
             )
-            for start in starts
+            for number, page in enumerate(pages)
         ]
         return self._session.future(lambda waiting: self._score(parts, waiting))
 
@@ -83,6 +86,20 @@ class Rewards:
         body = request.model_dump_json().encode()  # with its nulls, which mean something here
         accepted = await self._session.transport.ask(UntypedFuture, "POST", "/rewards/score", body=body)
         return parse_json(ScoreResponse, await self._session.poller.wait(accepted.request_id, waiting))
+
+
+def _pages(items: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Items in a row that fit one request, by number and size; one page at least."""
+    page: list[dict[str, Any]] = []
+    size = 0
+    for item in items:
+        more = len(json.dumps(item, default=str))
+        if page and (len(page) == MAX_ITEMS or size + more > PAGE_BYTES):
+            yield page
+            page, size = [], 0
+        page.append(item)
+        size += more
+    yield page
 
 
 def _plain(value: BaseModel | Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ crash sends only the parts that are missing.
 """
 
 import asyncio
-from collections.abc import Mapping
+import hashlib
 from pathlib import Path
 
 from rekindle.futures import Progress
@@ -17,7 +17,7 @@ from rekindle.types import UntypedFuture, parse_json
 from rekindle.types.datasets import CreateDatasetRequest, DatasetVersion, Upload
 
 PARTS_AT_ONCE = 4
-OCTETS: Mapping[str, str] = {"Content-Type": "application/octet-stream"}
+OCTETS = "application/octet-stream"
 
 
 async def upload(
@@ -39,7 +39,8 @@ async def upload(
         description=description,
     )
     opened = await session.transport.ask(Upload, "POST", "/datasets", body=request)
-    await _Parts(session, file, opened, progress).send()
+    if opened.state == "open":
+        await _Parts(session, file, opened, progress).send()
     complete = f"/datasets/uploads/{opened.upload_id}/complete"
     accepted = await session.transport.ask(UntypedFuture, "POST", complete)
     return parse_json(DatasetVersion, await session.poller.wait(accepted.request_id, waiting))
@@ -78,9 +79,10 @@ class _Parts:
 
     async def _send_one(self, number: int) -> None:
         start, length = number * self._opened.part_bytes, self._length(number)
-        part = await asyncio.to_thread(_read, self._file.path, start, length)
+        part, digest = await asyncio.to_thread(_read, self._file.path, start, length)
         path = f"/datasets/uploads/{self._opened.upload_id}/parts/{number}"
-        await self._session.transport.send("PUT", path, body=part, headers=OCTETS)
+        headers = {"Content-Type": OCTETS, "X-Part-SHA256": digest}
+        await self._session.transport.send("PUT", path, body=part, headers=headers)
         self._tell(length)
 
     def _tell(self, more: int) -> None:
@@ -89,7 +91,9 @@ class _Parts:
             self._progress(self._done, self._file.size_bytes)
 
 
-def _read(path: Path, start: int, length: int) -> bytes:
+def _read(path: Path, start: int, length: int) -> tuple[bytes, str]:
+    """A part of the file and its SHA-256."""
     with path.open("rb") as file:
         file.seek(start)
-        return file.read(length)
+        part = file.read(length)
+    return part, hashlib.sha256(part).hexdigest()

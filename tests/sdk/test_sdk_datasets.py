@@ -27,6 +27,7 @@ class DataServer(FakeServer):
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.announced: list[dict[str, Any]] = []
         self.page = 10
+        self.state = "open"
 
     def answer(self, method: str, path: str, body: Any) -> httpx.Response:
         words = path.removeprefix("/datasets").strip("/").split("/")
@@ -46,11 +47,16 @@ class DataServer(FakeServer):
     def _open(self, body: dict[str, Any]) -> httpx.Response:
         self.announced.append(body)
         parts = self.uploads.setdefault(body["sha256"], {})
-        return httpx.Response(
-            200, json={"upload_id": body["sha256"], "part_bytes": PART, "parts": sorted(parts)}
-        )
+        opened = {
+            "upload_id": body["sha256"],
+            "part_bytes": PART,
+            "parts": sorted(parts),
+            "state": self.state,
+        }
+        return httpx.Response(200, json=opened)
 
     def _part(self, words: list[str], body: bytes) -> httpx.Response:
+        assert self.headers[-1]["x-part-sha256"] == hashlib.sha256(body).hexdigest()
         self.uploads[words[1]][int(words[3])] = body
         return httpx.Response(200, json={})
 
@@ -132,6 +138,15 @@ def test_an_upload_that_broke_off_sends_only_what_is_missing(
     assert set(sent(fake)) & there == set() and seen[0] == sum(
         len(fake.uploads[digest][part]) for part in there
     )
+
+
+def test_an_upload_of_which_a_version_is_being_made_is_waited_for(
+    fake: DataServer, faked: ServiceClient, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.state = "completing"
+    monkeypatch.setattr(fake, "_complete", lambda upload: fake.accept("u:1", version(1)))
+    assert faked.datasets.upload(file, "team/train").result(10).version == 1
+    assert not sent(fake)
 
 
 def test_a_part_whose_answer_is_lost_is_sent_again(
@@ -245,7 +260,7 @@ def test_a_wrong_derivation_is_refused_at_once(faked: ServiceClient) -> None:
 
 
 def test_a_download_is_whole_or_not_there(fake: DataServer, faked: ServiceClient, tmp_path: Path) -> None:
-    route, target = "/datasets/team/train/versions/3/download", tmp_path / "deep" / "train.parquet"
+    route, target = "/datasets/team/train/versions/3/file", tmp_path / "deep" / "train.parquet"
     fake.trouble[route] = lambda _: httpx.Response(200, content=b"PAR1")
     assert faked.datasets.download("team/train", target).result(10) == target
     assert target.read_bytes() == b"PAR1" and list(target.parent.iterdir()) == [target]
@@ -255,7 +270,7 @@ def test_a_download_that_stays_short_fails_and_leaves_nothing(
     fake: DataServer, faked: ServiceClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rekindle.transfers.PATIENCE", 0.2)
-    fake.trouble["/datasets/team/train/versions/3/download"] = lambda _: httpx.Response(
+    fake.trouble["/datasets/team/train/versions/3/file"] = lambda _: httpx.Response(
         200, stream=httpx.ByteStream(b"PAR"), headers={"content-length": "9"}
     )
     with pytest.raises(TransferFailed, match="3 bytes, 9 were announced"):

@@ -89,6 +89,15 @@ def test_more_items_than_fit_go_in_parts_and_come_back_in_order(
     assert found.excluded == 2 and fake.scored == {"k.0": 2, "k.1": 2, "k.2": 2}
 
 
+def test_items_that_are_large_go_in_several_requests(
+    fake: RewardServer, faked: ServiceClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rewards, "PAGE_BYTES", 200)
+    items = [{**ITEMS[0], "prompt": "?" * size} for size in (10, 500, 10, 10)]
+    faked.rewards.score(GRADER, items, idempotency_key="k").result(10)
+    assert fake.scored == {"k.0": 1, "k.1": 1, "k.2": 2}
+
+
 @pytest.mark.parametrize(
     ("grader", "items", "field"),
     [
