@@ -2,10 +2,16 @@
 
 import argparse
 
-from benchmarks import demo, figures, gpu, roundtrip, sampling, training
+from benchmarks import demo, figures, gpu, rewards, roundtrip, sampling, training
 from benchmarks.record import RESULTS
 
-DEFAULT = {"roundtrip": roundtrip.main, "training": training.main, "sampling": sampling.main, "gpu": gpu.main}
+DEFAULT = {
+    "roundtrip": roundtrip.main,
+    "training": training.main,
+    "sampling": sampling.main,
+    "rewards": rewards.main,
+    "gpu": gpu.main,
+}
 ALL = {**DEFAULT, "demo": demo.main}
 """The demo for three seeds takes a quarter of an hour and is measured only when it is named."""
 
