@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from events import catalog, names
 from events.commands import living_run
-from events.edge import Edge, EdgeDep, TenantDep, read
+from events.edge import Edge, EdgeDep, TenantDep, failed, read
 from events.failure import NotFound
 from events.records import UploadRecord
 from events.streams import RESULTS
@@ -50,7 +50,7 @@ async def state(upload_id: str, edge: EdgeDep, tenant: TenantDep) -> Answer:
     return await _state(edge, tenant, await edge.records.get(UploadRecord, tenant, upload_id))
 
 
-@router.put("/datasets/uploads/{upload_id}/parts/{number}")
+@router.put("/datasets/uploads/{upload_id}/parts/{number}", response_model=None)
 async def put_part(
     upload_id: str,
     number: int,
@@ -58,10 +58,14 @@ async def put_part(
     edge: EdgeDep,
     tenant: TenantDep,
     x_part_sha256: Annotated[str | None, Header()] = None,
-) -> Answer:
+) -> Answer | Response:
     """Store one part, once; of a part that is there already the first content stays."""
     record = await edge.records.get(UploadRecord, tenant, upload_id)
-    data = await _read_part(request, _part_length(record, number))
+    length = _part_length(record, number)
+    try:
+        data = await _read_part(request, length)
+    except InvalidField as error:
+        return failed(400, str(error), Connection="close")  # the rest of the body is not read
     if x_part_sha256 is not None:
         found = await anyio.to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
         if found != x_part_sha256.lower():
@@ -126,6 +130,8 @@ async def complete(upload_id: str, edge: EdgeDep, tenant: TenantDep) -> Answer:
         record = await edge.records.change(
             UploadRecord, tenant, upload_id, lambda old: _completing(old, upload_id, last + 1)
         )
+    elif last >= record.attempt:  # it has ended, and its upload is about to go
+        return commands.future(names.future_id(owner, record.attempt))
     event = commands.make(catalog.TAKE_IN, tenant, owner, record.attempt, record.name, record)
     return await commands.submit(edge, tenant, event)
 
