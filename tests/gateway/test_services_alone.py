@@ -22,7 +22,7 @@ def alone(stack: Stack, service: str) -> Iterator[httpx.Client]:
         yield http
 
 
-@pytest.mark.parametrize("service", ["train", "sample", "checkpoint"])
+@pytest.mark.parametrize("service", ["train", "sample", "checkpoint", "data", "reward"])
 def test_every_service_says_that_it_is_well(stack: Stack, service: str) -> None:
     with alone(stack, service) as http:
         assert http.get("healthz").json() == {"status": "ok"}
@@ -59,3 +59,11 @@ def test_checkpoints_are_saved_and_listed_without_the_gateway(stack: Stack, wire
         path = wire.result(saved.json()["request_id"]).json()["path"]
         listed = http.get(f"training_runs/{run.id}/checkpoints").json()["checkpoints"]
     assert [entry["tinker_path"] for entry in listed] == [path]
+
+
+def test_rewards_are_scored_without_the_gateway(stack: Stack, wire: Wire) -> None:
+    item = {"prompt": "6 * 7?", "completion": "42", "columns": {"answer": 42}}
+    body = {"grader": {"type": "numeric"}, "items": [item], "idempotency_key": "alone"}
+    with alone(stack, "reward") as http:
+        answer = http.post("rewards/score", json=body).json()
+    assert [score["value"] for score in wire.result(answer["request_id"]).json()["scores"]] == [1.0]

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from rekindle.cli import build
 from tests.stack import Stack
 
-SERVICES = ["checkpoint", "gateway", "nats", "sample", "supervisor", "train"]
+SERVICES = ["checkpoint", "data", "gateway", "nats", "reward", "sample", "supervisor", "train"]
 FIELDS = {"service", "base_model", "replica", "pid", "state", "activations", "rss_bytes"}
 
 

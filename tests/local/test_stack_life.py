@@ -72,13 +72,14 @@ def test_ready_is_alone_on_stdout_and_ctrl_c_ends_every_process(tiny_model_dir: 
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
+    services = psutil.Process(process.pid).children()
     family = psutil.Process(process.pid).children(recursive=True)
     url = line.removeprefix("ready ").strip()
     assert httpx.get(f"{url}/api/v1/healthz", trust_env=False).json() == {"status": "ok"}
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=60)
     assert line.startswith("ready http://127.0.0.1:") and rest == ""
-    assert process.returncode == 0 and len(family) == 5
+    assert process.returncode == 0 and len(services) == 7
     assert not psutil.wait_procs(family, timeout=1)[1]
 
 
@@ -137,14 +138,14 @@ def test_with_a_key_other_addresses_are_served_and_only_the_key_opens(
 def service_ports(stack: Stack) -> set[int]:
     """Ports on which processes of the stack listen, but for NATS and the gateway's."""
     rows = json.loads((stack.data_dir / "processes.json").read_text())
-    services = [row["pid"] for row in rows if row["service"] in ("train", "sample", "checkpoint")]
+    services = [row["pid"] for row in rows if row["service"] not in ("supervisor", "nats", "gateway")]
     found = {
         connection.laddr.port
         for pid in services
         for connection in psutil.Process(pid).net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     }
-    assert len(found) == 3
+    assert len(found) == 5
     return found
 
 
