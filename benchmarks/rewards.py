@@ -110,8 +110,8 @@ def main() -> None:
     rows = asyncio.run(measure_all())
     note = (
         f"One grading process and its parent; shards of {SHARD_ITEMS} items, {SHARDS} a round, medians of {ROUNDS} "
-        f"rounds. SQL: {PEOPLE} rows, ordered results of 5 rows, a reference query for each item. math-verify keeps "
-        "what it has seen: its items repeat."
+        f"rounds. SQL: {PEOPLE} rows, ordered results of 5 rows, a reference query for each item. The items of a "
+        "round repeat, and what answers and reference queries come to is kept."
     )
     record("rewards", ["grader", "scores/s per core"], rows, command="task bench -- rewards", note=note)
 

@@ -62,6 +62,11 @@ NESTED = '{"type": "weighted", "params": {"graders": [{"grader": %s, "weight": 1
         ),
         ('{"type": "numeric", "params": {"abs": -1}}', "grader.numeric.params.abs", "greater than"),
         ('{"type": "json_schema", "params": {"schema": 3}}', "grader.json_schema.params.schema", ""),
+        (
+            '{"type": "json_schema", "params": {"schema": {"title": "' + "x" * 33_000 + '"}}}',
+            "grader.json_schema.params.schema",
+            "33",
+        ),
         ('{"type": "sql", "params": {}}', "grader.sql.params.rows_column", "exactly one"),
         (
             '{"type": "sql", "params": {"rows_column": "a", "query_column": "b"}}',

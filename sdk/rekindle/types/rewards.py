@@ -24,6 +24,7 @@ from pydantic import (
     StringConstraints,
     model_validator,
 )
+from pydantic_core import to_json
 
 from rekindle.types.errors import InvalidField
 from rekindle.types.fields import Id
@@ -32,6 +33,8 @@ MAX_ITEMS = 4096
 """Items of one request."""
 MAX_COMPONENTS = 16
 MAX_PATTERN = 4096
+MAX_SCHEMA_BYTES = 32 * 1024
+"""Of a JSON schema, as JSON."""
 MAX_SECONDS = 60.0
 MAX_REASON = 500
 """Characters of a reason; a longer one is cut."""
@@ -55,6 +58,13 @@ def _compiles(pattern: str) -> str:
     except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"not a regular expression: {error}") from error
     return pattern
+
+
+def _is_small(schema: JsonValue) -> JsonValue:
+    size = len(to_json(schema))
+    if size > MAX_SCHEMA_BYTES:
+        raise ValueError(f"{size} bytes of JSON, the limit is {MAX_SCHEMA_BYTES}")
+    return schema
 
 
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PATTERN), AfterValidator(_compiles)]
@@ -173,6 +183,7 @@ class JsonSchemaParams(Params):
 
     json_schema: Annotated[
         dict[str, JsonValue] | bool,
+        AfterValidator(_is_small),
         Field(validation_alias=AliasChoices("schema", "json_schema"), serialization_alias="schema"),
     ]
     """`schema` on the wire. JSON Schema, draft 2020-12 unless `$schema` says otherwise; nothing is fetched."""

@@ -4,8 +4,13 @@ Its own time limits need the main thread's alarm and hide failures as "not equal
 expression that sympy cannot finish is a timeout and one that breaks it an error, and neither is a zero.
 """
 
+from functools import lru_cache
+
 from rekindle.types import rewards
 from services.reward.graders.base import Graded, Grader, Invalid, Item, Mark
+
+ANSWERS = 1024
+"""How many are kept as expressions."""
 
 
 class MathGrader(Grader[rewards.MathParams]):
@@ -17,14 +22,13 @@ class MathGrader(Grader[rewards.MathParams]):
         import math_verify
 
         self._parse, self._verify = math_verify.parse, math_verify.verify
+        self._gold = lru_cache(ANSWERS)(self._read_answer)  # the rollouts of a group have one
 
     def grade(self, item: Item) -> Graded:
         answer = item.columns[self.params.column]
         if isinstance(answer, bool) or not isinstance(answer, str | int | float):
             raise TypeError(f"column {self.params.column!r}: expected a text or a number")
-        gold = self._read(str(answer)) or self._read(f"${answer}$")
-        if not gold:
-            raise ValueError(f"column {self.params.column!r}: no expression in {str(answer)[:80]!r}")
+        gold = self._gold(str(answer))
         said = self._read(item.completion)
         if not said:
             raise Invalid("no mathematical expression in the completion")
@@ -37,6 +41,12 @@ class MathGrader(Grader[rewards.MathParams]):
             raise_on_error=True,
         )
         return Graded(float(equal))
+
+    def _read_answer(self, answer: str) -> list[object]:
+        gold = self._read(answer) or self._read(f"${answer}$")
+        if not gold:
+            raise ValueError(f"column {self.params.column!r}: no expression in {answer[:80]!r}")
+        return gold
 
     def _read(self, text: str) -> list[object]:
         found: list[object] = self._parse(text, parsing_timeout=None, raise_on_error=True)
