@@ -2,7 +2,7 @@
 
 import argparse
 
-from benchmarks import demo, figures, gpu, rewards, roundtrip, sampling, training
+from benchmarks import data, demo, figures, gpu, rewards, roundtrip, sampling, training
 from benchmarks.record import RESULTS
 
 DEFAULT = {
@@ -10,6 +10,7 @@ DEFAULT = {
     "training": training.main,
     "sampling": sampling.main,
     "rewards": rewards.main,
+    "data": data.main,
     "gpu": gpu.main,
 }
 ALL = {**DEFAULT, "demo": demo.main}
