@@ -28,6 +28,18 @@
 | `…/external_weights/{name}/external_weights_urls` | – | `ExternalWeightsUrlsResponse` |
 | `weights_info` | `WeightsInfoRequest` | `WeightsInfoResponse` |
 
+Datasets, in `datasets`:
+
+| endpoint | request | answer, or result of the future |
+|---|---|---|
+| `datasets` | `CreateDatasetRequest`, none | `Upload`, `DatasetsList` |
+| `datasets/uploads/{id}`, `…/parts/{n}` | none, bytes | `Upload`, nothing |
+| `datasets/uploads/{id}/complete` | – | future of `DatasetVersion` |
+| `datasets/{name}`, `…/versions/{v}` | – | `Dataset`, `DatasetVersion` |
+| `datasets/{name}/versions/{v}/rows`, `…/file` | `RowsQuery`, none | `RowsPage`, the Parquet file |
+| `datasets/{name}/versions/{v}/derive` | `DeriveRequest` | future of `DatasetVersion`, of a split `DatasetVersions` |
+| `training_runs/{id}/rollouts` | `ExportRolloutsRequest` | future of `DatasetVersion` |
+
 A future is answered at once with `UntypedFuture`.
 """
 
