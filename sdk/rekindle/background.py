@@ -71,5 +71,6 @@ def _stop() -> None:
         _shared.stop()
 
 
-os.register_at_fork(after_in_child=_forget)
+if hasattr(os, "register_at_fork"):  # not where there is no fork
+    os.register_at_fork(after_in_child=_forget)
 atexit.register(_stop)

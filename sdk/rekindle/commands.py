@@ -63,7 +63,7 @@ class Commands:
         """
         with self._numbering:
             commands = [make(self._next + index) for index, make in enumerate(makers)]
-            accepted = [self._session.start(self._post(command)) for command in commands]
+            accepted = [self._session.submit(self._post(command)) for command in commands]
             self._next += len(commands)
         return self._session.future(lambda progress: self._collect(accepted, accept, combine, progress))
 

@@ -1,8 +1,8 @@
 """One client process and all that it has under way: its session at the server, its numbers, its tasks.
 
-The session is opened when something first needs it and kept alive by heartbeats. `close` finishes it and ends
-whatever still waits with `ClientClosed`. Calls that need no session (checkpoints, runs, datasets, rewards)
-open none.
+The session is opened when something first needs it and kept alive by heartbeats. `close` lets commands that
+were called be submitted, finishes the session and ends whatever still waits with `ClientClosed`. Calls that
+need no session (checkpoints, runs, datasets, rewards) open none.
 """
 
 import asyncio
@@ -53,26 +53,36 @@ class Session:
         self._opening: asyncio.Task[str] | None = None
         self._heart: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._submissions: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     # ---- Work ----
 
     def start(self, work: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
         """Start work on the background loop, in the order of the calls; it ends with this session at the latest."""
+        return self._start(work, self._tasks)
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
+        """As `start`, for work that the end of the session waits for: a command that was called is sent."""
+        return self._start(work, self._submissions)
+
+    def _start(
+        self, work: Coroutine[Any, Any, T], among: set[asyncio.Task[Any]]
+    ) -> "concurrent.futures.Future[T]":
         if self._closed:
             work.close()
             raise ClientClosed("the client is closed")
-        return background.start(self._tracked(work))
+        return background.start(self._tracked(work, among))
 
     def future(self, work: Callable[[Progress], Coroutine[Any, Any, T]]) -> Future[T]:
         """The future of work that reports how far it has come."""
         progress = Progress()
         return Future(self.start(work(progress)), progress)
 
-    async def _tracked(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _tracked(self, work: Coroutine[Any, Any, T], among: set[asyncio.Task[Any]]) -> T:
         task = asyncio.current_task()
         assert task is not None, "runs as a task"
-        self._tasks.add(task)  # also keeps it from the garbage collector
+        among.add(task)  # also keeps it from the garbage collector
         try:
             return await work
         except asyncio.CancelledError:
@@ -80,7 +90,7 @@ class Session:
                 raise ClientClosed("the client was closed before this was done") from None
             raise
         finally:
-            self._tasks.discard(task)
+            among.discard(task)
 
     # ---- Life ----
 
@@ -135,8 +145,9 @@ class Session:
         if self._closed:
             return
         self._closed = True
-        ours = asyncio.current_task()
-        waiting: list[asyncio.Task[Any]] = [task for task in self._tasks if task is not ours]
+        if self._submissions and outcome == "success":
+            await asyncio.wait(self._submissions, timeout=FINISH_PATIENCE)
+        waiting = [*self._tasks, *self._submissions]
         waiting += [task for task in (self._opening, self._heart) if task is not None]
         for task in waiting:
             task.cancel()

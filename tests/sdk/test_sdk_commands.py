@@ -17,6 +17,7 @@ from rekindle import (
     NotFound,
     RequestFailed,
     ServiceClient,
+    session,
 )
 from rekindle.types import parse_forward_backward
 from tests.sdk.fake_server import FakeServer, always
@@ -197,6 +198,14 @@ def test_closing_ends_what_still_waits(fake: FakeServer) -> None:
     assert fake.bodies("/sessions/s1/finish") == [{"reason": {"type": "interrupted"}}]
 
 
+def test_closing_sends_what_was_called_before(fake: FakeServer) -> None:
+    with fake.service() as service:
+        training = fake.training(service)
+        for _ in range(50):
+            training.optim_step()
+    assert fake.applied == list(range(1, 51))
+
+
 def test_with_finishes_the_session_and_says_how_it_ended(fake: FakeServer) -> None:
     async def use() -> None:
         async with fake.service(user_metadata={"who": "me"}, tags=["a"]) as service:
@@ -218,3 +227,26 @@ def test_a_session_that_could_not_be_opened_is_tried_anew_by_the_next_call(fake:
         with pytest.raises(Exception, match="trouble 403"):
             fake.training(service)
         assert fake.training(service).model_id == "s1:train:1"
+
+
+def test_a_session_is_kept_alive_until_the_server_ends_it(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(session, "HEARTBEAT_SECONDS", 0.02)
+    beats = threading.Semaphore(0)
+
+    def beat(_: httpx.Request) -> httpx.Response | None:
+        beats.release()
+        return (
+            httpx.Response(410, json={"detail": "over"})
+            if len(fake.bodies("/session_heartbeat")) > 3
+            else None
+        )
+
+    fake.trouble["/session_heartbeat"] = beat
+    with fake.service() as service:
+        fake.training(service)
+        assert all(beats.acquire(timeout=10) for _ in range(4))
+        fake.training(service).optim_step().result(10)
+    assert fake.bodies("/session_heartbeat") == [{"session_id": "s1", "type": "session_heartbeat"}] * 4
+    assert "the server has ended this session: over" in caplog.text
