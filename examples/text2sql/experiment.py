@@ -5,14 +5,17 @@ served under the name `text2sql`. A server at `--base-url` must serve the model 
 """
 
 import argparse
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from examples.text2sql.clients import Client
+from examples.text2sql.dataset import DataName
 from examples.text2sql.own_data import OwnDataError, read_tasks
 from examples.text2sql.questions import Tasks, make_databases, make_tasks
+from examples.text2sql.scoring import JudgeName
 
 DEMO_MODEL = "text2sql"
 CACHE = Path(__file__).parents[2] / "out" / "cache"
@@ -27,6 +30,10 @@ class Options:
     steps: int = 50
     client: Client = "tinker"
     """Which SDK the loop runs with; the same seed gives the same curve."""
+    judge: JudgeName = "reward"
+    """Who scores: the reward service, or the loop itself; the rewards are the same."""
+    data: DataName = "service"
+    """Where the questions are read from: a dataset of the server, or this process."""
     rewards: Literal["true", "shuffled"] = "true"
     """`shuffled` permutes the rewards over the whole batch: the control in which nothing can be learned."""
     base_url: str | None = None
@@ -46,6 +53,12 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--steps", type=int, default=defaults.steps)
     parser.add_argument("--client", choices=("tinker", "rekindle"), default=defaults.client, help="the SDK")
+    parser.add_argument(
+        "--judge", choices=("reward", "loop"), default=defaults.judge, help="the reward service, or the loop"
+    )
+    parser.add_argument(
+        "--data", choices=("service", "local"), default=defaults.data, help="where questions are read from"
+    )
     parser.add_argument("--rewards", choices=("true", "shuffled"), default=defaults.rewards)
     parser.add_argument(
         "--base-url", help="a running server that serves the base model; without it one is started"
@@ -63,6 +76,8 @@ class Experiment:
     """A prepared run."""
 
     tasks: Tasks
+    dataset: str
+    """The name of the questions on a server."""
     base_model: str
     """The name to ask the API for."""
     served: str
@@ -78,13 +93,14 @@ def prepare(options: Options) -> Experiment:
     databases = make_databases(options.cache / f"databases-{options.seed}", options.seed)
     if options.questions is not None and options.database is not None:
         tasks = read_tasks(options.questions, options.database)
+        dataset = f"text2sql/own-{hashlib.sha256(options.questions.read_bytes()).hexdigest()[:12]}"
     else:
-        tasks = make_tasks(databases, options.seed)
+        tasks, dataset = make_tasks(databases, options.seed), f"text2sql/seed-{options.seed}"
     if options.base_url is not None or options.base_model is not None:
         name = options.base_model or DEMO_MODEL
-        return Experiment(tasks, name, name, 0.0)
+        return Experiment(tasks, dataset, name, name, 0.0)
     # torch is needed only to make a model.
     from examples.text2sql.base_model import Recipe, make_base_model
 
     base = make_base_model(Recipe(options.seed), databases, options.cache)
-    return Experiment(tasks, DEMO_MODEL, f"{DEMO_MODEL}={base.folder}", base.seconds)
+    return Experiment(tasks, dataset, DEMO_MODEL, f"{DEMO_MODEL}={base.folder}", base.seconds)

@@ -1,8 +1,9 @@
 """THE loop: a language model learns to write SQL by running it, through the Tinker API, with either SDK.
 
-One step: sample groups of answers, run each on its database, centre the rewards of a group, one policy-gradient
+One step: sample groups of answers, have each run on its database, centre the rewards of a group, one policy-gradient
 update (importance sampling, mean-centred advantages, no KL). It sees questions and reference rows, never SQL to
-imitate. `--rewards shuffled` is the same loop with the rewards permuted over the batch.
+imitate. Questions come from the `data` service and rewards from the `reward` service unless the command line says
+otherwise. `--rewards shuffled` is the same loop with the rewards permuted over the batch.
 
 Axes: G rollouts of a group, T tokens of prompt and completion but one.
 """
@@ -15,15 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import rekindle
 from examples.text2sql.adapter import download_adapter
 from examples.text2sql.clients import Sampler, Sdk, Training, load_sdk
+from examples.text2sql.dataset import through_service
 from examples.text2sql.evaluate import Matches, evaluate, execution_match
 from examples.text2sql.experiment import Options, prepare, read_options
-from examples.text2sql.judge import Verdict, judge
+from examples.text2sql.judge import Verdict
+from examples.text2sql.loop_judge import LoopJudge
 from examples.text2sql.own_data import OwnDataError
 from examples.text2sql.prompts import MAX_SQL_TOKENS, prompt_tokens, sql_of
 from examples.text2sql.questions import Task, Tasks
 from examples.text2sql.record import Record
+from examples.text2sql.reward_judge import RewardJudge
+from examples.text2sql.scoring import Judge, JudgeError
 from examples.text2sql.show import Show, show_result
 from examples.text2sql.stack import Stack, StackError, running_stack
 
@@ -51,10 +57,14 @@ def roll_out(
     sdk: Sdk,
     sampler: Sampler,
     tokenizer: "PreTrainedTokenizerBase",
+    judge: Judge,
     tasks: Sequence[Task],
     rng: random.Random,
 ) -> list[list[Rollout]]:
-    """One group of scored rollouts a task; all groups are in flight before the first is awaited."""
+    """One group of scored rollouts a task, less those on which the judge failed.
+
+    All groups are in flight before the first is awaited, and each is judged while others are being sampled.
+    """
     prompts = [prompt_tokens(tokenizer, task.schema, task.question) for task in tasks]
     futures = [
         sampler.sample(
@@ -66,15 +76,24 @@ def roll_out(
         )
         for prompt in prompts
     ]
-    groups = []
-    for task, prompt, future in zip(tasks, prompts, futures, strict=True):
-        group = []
-        for sequence in future.result().sequences:
-            assert sequence.logprobs is not None, "the API returns the logprobs of every sampled token"
-            verdict = judge(sql_of(tokenizer, sequence.tokens), task.database, task.reference)
-            group.append(Rollout(prompt, sequence.tokens, sequence.logprobs, verdict.value))
-        groups.append(group)
-    return groups
+    judged = []
+    for task, future in zip(tasks, futures, strict=True):
+        sequences = future.result().sequences
+        answers = [(task, sql_of(tokenizer, sequence.tokens)) for sequence in sequences]
+        judged.append((sequences, judge.score(answers)))
+    return [
+        scored(prompt, sequences, scores.result())
+        for prompt, (sequences, scores) in zip(prompts, judged, strict=True)
+    ]
+
+
+def scored(prompt: list[int], sequences: Sequence[Any], rewards: Sequence[float | None]) -> list[Rollout]:
+    """The rollouts of a group; one without a reward is left out, since a failed judge is no zero."""
+    return [
+        Rollout(prompt, sequence.tokens, sequence.logprobs, reward)
+        for sequence, reward in zip(sequences, rewards, strict=True)
+        if reward is not None
+    ]
 
 
 def rewards_of(groups: Sequence[Sequence[Rollout]], shuffled: bool, rng: random.Random) -> list[list[float]]:
@@ -132,30 +151,43 @@ def learn(sdk: Sdk, training: Training, batch: list[Any]) -> Sampler:
 
 
 def train(
-    sdk: Sdk, options: Options, tasks: Tasks, training: Training, record: Record, show: Show, stack: Stack
+    sdk: Sdk,
+    options: Options,
+    tasks: Tasks,
+    judge: Judge,
+    training: Training,
+    record: Record,
+    show: Show,
+    stack: Stack,
 ) -> tuple[Matches, Matches]:
     """All steps; returns the matches before and after."""
     rng, tokenizer = random.Random(options.seed), training.get_tokenizer()
     sampler = training.save_weights_and_get_sampling_client().result()
-    before = evaluate(sdk, sampler, tokenizer, tasks)
-    ready = execution_match(sdk, sampler, tokenizer, tasks.held_out, temperature=1.0)
+    before = evaluate(sdk, sampler, tokenizer, judge, tasks)
+    ready = execution_match(sdk, sampler, tokenizer, judge, tasks.held_out, temperature=1.0)
     show.step(record.start(ready, before.held_out))
     if ready < READY:
         show.say(f"The base model is not ready: {ready:.2f} right at temperature 1, RL wants {READY:.2f}.")
     for step in range(1, options.steps + 1):
-        groups = roll_out(sdk, sampler, tokenizer, rng.sample(tasks.pool, min(GROUPS, len(tasks.pool))), rng)
+        asked = rng.sample(tasks.pool, min(GROUPS, len(tasks.pool)))
+        groups = roll_out(sdk, sampler, tokenizer, judge, asked, rng)
         rewards = rewards_of(groups, options.rewards == "shuffled", rng)
         sampler = learn(sdk, training, to_batch(sdk, groups, rewards))
         rollouts = [rollout for group in groups for rollout in group]
+        if not rollouts:
+            raise JudgeError(f"step {step}: the judge failed on every rollout")
         reward = sum(rollout.reward for rollout in rollouts) / len(rollouts)
         match = sum(rollout.reward == Verdict.RIGHT.value for rollout in rollouts) / len(rollouts)
         heldout = (
-            execution_match(sdk, sampler, tokenizer, tasks.held_out) if step % EVALUATE_EVERY == 0 else None
+            execution_match(sdk, sampler, tokenizer, judge, tasks.held_out)
+            if step % EVALUATE_EVERY == 0
+            else None
         )
-        show.step(record.step(reward, match, heldout, sum(len(rollout.completion) for rollout in rollouts)))
+        tokens = sum(len(rollout.completion) for rollout in rollouts)
+        show.step(record.step(reward, match, heldout, tokens, GROUP_SIZE * len(asked) - len(rollouts)))
         stack.measure()
     record.stop()
-    return before, evaluate(sdk, sampler, tokenizer, tasks)
+    return before, evaluate(sdk, sampler, tokenizer, judge, tasks)
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -164,17 +196,24 @@ def run(options: Options) -> dict[str, Any]:
     with (
         running_stack(options.base_url, experiment.served, options.out / "stack") as stack,
         sdk.ServiceClient(base_url=stack.url, api_key=API_KEY) as service,
+        rekindle.ServiceClient(stack.url, API_KEY) as ours,  # data and rewards, which `tinker` does not have
         Show(stack.url, API_KEY, options.steps) as show,
     ):
+        tasks, judge = (
+            experiment.tasks,
+            RewardJudge(ours.rewards) if options.judge == "reward" else LoopJudge(),
+        )
+        if options.data == "service":
+            tasks = through_service(ours.datasets, experiment.dataset, tasks, options.cache / "databases")
         training = service.create_lora_training_client(
             experiment.base_model, rank=RANK, seed=options.seed, train_unembed=False
         ).result()
-        before, after = train(sdk, options, experiment.tasks, training, record, show, stack)
+        before, after = train(sdk, options, tasks, judge, training, record, show, stack)
         download_adapter(options.client, training, stack.url, API_KEY, options.out / "adapter")
     result = {
         "seed": options.seed,
         "rewards": options.rewards,
-        "questions": len(experiment.tasks.held_out),
+        "questions": len(tasks.held_out),
         "before": before.held_out,
         "after": after.held_out,
         "heldout_schema": {"before": before.unseen, "after": after.unseen},
@@ -190,5 +229,5 @@ def run(options: Options) -> dict[str, Any]:
 if __name__ == "__main__":
     try:
         run(read_options())
-    except (OwnDataError, StackError) as error:
+    except (OwnDataError, StackError, JudgeError) as error:
         sys.exit(f"text2sql: {error}")

@@ -21,6 +21,8 @@ class Record:
     folder: Path
     history: list[Metrics] = field(default_factory=list)
     started: float = 0.0
+    latest: float = 0.0
+    """When the last step ended."""
     ended: float | None = None
     tokens: int = 0
     """Completion tokens sampled for RL so far."""
@@ -32,20 +34,27 @@ class Record:
 
     def start(self, match: float, heldout: float) -> Metrics:
         """Step 0: match at temperature 1 and greedy, before the first update."""
-        self.started = time.perf_counter()
-        return self._add(
-            {"step": 0, "reward": None, "match": match, "heldout": heldout, "tokens_per_second": None}
-        )
+        self.started = self.latest = time.perf_counter()
+        figures = {"reward": None, "match": match, "heldout": heldout}
+        return self._add({"step": 0, **figures, "excluded": 0, "seconds": None, "tokens_per_second": None})
 
-    def step(self, reward: float, match: float, heldout: float | None, tokens: int) -> Metrics:
-        """One step: mean reward and match of its rollouts, greedy held-out match if it was taken, tokens sampled."""
+    def step(
+        self, reward: float, match: float, heldout: float | None, tokens: int, excluded: int = 0
+    ) -> Metrics:
+        """One step: mean reward and match of its rollouts, greedy held-out match if it was taken, tokens sampled.
+
+        `excluded`: rollouts on which the judge failed. The step's seconds include the held-out match.
+        """
         self.tokens += tokens
+        before, self.latest = self.latest, time.perf_counter()
         return self._add(
             {
                 "step": len(self.history),
                 "reward": reward,
                 "match": match,
                 "heldout": heldout,
+                "excluded": excluded,
+                "seconds": round(self.latest - before, 4),
                 "tokens_per_second": round(self.tokens_per_second),
             }
         )
