@@ -10,8 +10,10 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from typing import Any
 
+CHUNK = 65536
 LAST_WORDS = 4096
 """Bytes of its standard error that are kept."""
 DYING_SECONDS = 1.0
@@ -26,6 +28,9 @@ class Process:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._printed = b""
+        self._lines: deque[bytes] = deque()
+        self._begun = b""
+        """A line of which the end has not come."""
         self._reading = asyncio.create_task(self._read_printed())
         self.overran = False
         """Whether it was silent for too long."""
@@ -62,19 +67,26 @@ class Process:
 
     async def answer(self, seconds: float) -> dict[str, Any] | None:
         """Its next message; None if it died, or said nothing for `seconds` and was killed."""
-        assert self._process.stdout is not None, "it was started with a pipe"
         begin = time.monotonic()
         try:
-            async with asyncio.timeout(seconds):
-                line = await self._process.stdout.readline()
+            if not self._lines:  # a process is often ahead: what it has said already needs no clock
+                async with asyncio.timeout(seconds):
+                    await self._read_lines()
         except TimeoutError:
-            self.overran, line = True, b""
+            self.overran = True
             self.kill()
         self.silence = time.monotonic() - begin
-        if not line.endswith(b"\n"):
+        if not self._lines:
             return None
-        answer: dict[str, Any] = json.loads(line)
+        answer: dict[str, Any] = json.loads(self._lines.popleft())
         return answer
+
+    async def _read_lines(self) -> None:
+        """Wait for at least one line, or the end."""
+        assert self._process.stdout is not None, "it was started with a pipe"
+        while not self._lines and (chunk := await self._process.stdout.read(CHUNK)):
+            *lines, self._begun = (self._begun + chunk).split(b"\n")
+            self._lines.extend(lines)
 
     async def last_words(self) -> str:
         """How it died, once it is dead, and the last line that it printed."""
