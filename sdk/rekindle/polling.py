@@ -7,13 +7,15 @@ says about its queue is kept in the future's progress. A pause of the server is 
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import httpx
 
-from rekindle.errors import RequestFailed
+from rekindle.errors import Category, RequestFailed
 from rekindle.futures import Progress
 from rekindle.transport import JSON, PROTOBUF, Transport
-from rekindle.types import FutureRetrieveRequest, PendingResponse, RequestFailedResponse, parse_json
+from rekindle.types import FutureRetrieveRequest
 
 POLL_PATIENCE = 1800.0
 """Seconds for which a server that does not answer polls is asked again."""
@@ -48,36 +50,44 @@ class Poller:
                 also=(408,),
                 patience=POLL_PATIENCE,
             )
-            pending = _pending(answer)
-            if pending is None:
-                return _result(answer, request_id)
-            self._note(pending, progress)
+            said = _read_json(answer)
+            if not _is_pending(answer, said):
+                return _result(answer, said, request_id)
+            self._note(said, progress)
             await asyncio.sleep(started + SHORTEST_POLL - time.monotonic())
 
-    def _note(self, pending: PendingResponse, progress: Progress) -> None:
-        progress.state, progress.reason = pending.queue_state, pending.queue_state_reason
-        if pending.queue_state == "active":
+    def _note(self, said: Mapping[str, Any], progress: Progress) -> None:
+        """Keep what the server says of its queue; an answer that says nothing of it is no news."""
+        state, reason = said.get("queue_state"), said.get("queue_state_reason")
+        if state not in ("paused_capacity", "paused_rate_limit"):
+            progress.state, progress.reason = "active", None
             return
-        said = f"{pending.queue_state}: {pending.queue_state_reason or 'no reason given'}"
-        if said not in self._said:
-            self._said.add(said)
-            log.warning("the server has work waiting, %s", said)
+        progress.state, progress.reason = state, reason
+        line = f"{state}: {reason or 'no reason given'}"
+        if line not in self._said:
+            self._said.add(line)
+            log.warning("the server has work waiting, %s", line)
 
 
-def _pending(answer: httpx.Response) -> PendingResponse | None:
-    """What a poll says that brings no result; None for one that does."""
+def _read_json(answer: httpx.Response) -> dict[str, Any]:
+    """The JSON object of an answer, empty for anything else: results in protobuf, pages of a proxy."""
     if answer.headers.get("content-type", "").startswith(PROTOBUF):
-        return None
-    if answer.status_code == 408 or b'"try_again"' in answer.content[:256]:
-        return parse_json(PendingResponse, answer.content)
-    return None
-
-
-def _result(answer: httpx.Response, request_id: str) -> bytes:
-    """Raises RequestFailed: failures are JSON with a top-level `error`, whatever was accepted."""
-    if not answer.headers.get("content-type", "").startswith(PROTOBUF):
+        return {}
+    try:
         said = answer.json()
-        if isinstance(said, dict) and "error" in said:
-            failed = RequestFailedResponse.model_validate({"category": "unknown", **said})
-            raise RequestFailed(failed.error, failed.category, request_id)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _is_pending(answer: httpx.Response, said: Mapping[str, Any]) -> bool:
+    return answer.status_code == 408 or said.get("type") == "try_again"
+
+
+def _result(answer: httpx.Response, said: Mapping[str, Any], request_id: str) -> bytes:
+    """Raises RequestFailed: failures are JSON with a top-level `error`, whatever was accepted."""
+    if "error" in said:
+        category = said.get("category")
+        known: Category = category if category in ("server", "user") else "unknown"
+        raise RequestFailed(str(said["error"]), known, request_id)
     return answer.content

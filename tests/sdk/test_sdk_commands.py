@@ -180,6 +180,29 @@ def test_a_poll_that_is_told_to_ask_again_asks_again_and_shows_why(
     ]
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(408, content=b"<html>timed out</html>", headers={"content-type": "text/html"}),
+        httpx.Response(408, json={"queue_state": "somewhere_else"}),
+        httpx.Response(200, json={"type": "try_again", "queue_state": "active"}),
+        httpx.Response(502, content=b""),
+    ],
+)
+def test_whatever_a_poll_meets_on_its_way_it_goes_on(
+    fake: FakeServer, faked: ServiceClient, answer: httpx.Response
+) -> None:
+    training = fake.training(faked)
+    polls: list[httpx.Request] = []
+
+    def twice(request: httpx.Request) -> httpx.Response | None:
+        polls.append(request)
+        return answer if len(polls) < 3 else None
+
+    fake.trouble["/retrieve_future"] = twice
+    assert training.optim_step().result(10) and len(polls) == 3
+
+
 def test_an_unknown_run_is_not_waited_for(fake: FakeServer, faked: ServiceClient) -> None:
     training = fake.training(faked)
     fake.trouble["/optim_step"] = always(404)
