@@ -5,6 +5,7 @@ duplicates and splitting; get them back as Parquet. `version` is a number or `la
 """
 
 import asyncio
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -236,7 +237,8 @@ class Datasets:
         return self._session.future(lambda waiting: self._run(kind, route, body, waiting))
 
     async def _run(self, kind: type[R], route: str, body: BaseModel, waiting: Progress) -> R:
-        accepted = await self._session.transport.ask(UntypedFuture, "POST", route, body=body)
+        headers = {"X-Idempotency-Key": uuid.uuid4().hex}  # one for all attempts: nothing is made twice
+        accepted = await self._session.transport.ask(UntypedFuture, "POST", route, body=body, headers=headers)
         return parse_json(kind, await self._session.poller.wait(accepted.request_id, waiting))
 
 

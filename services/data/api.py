@@ -21,6 +21,8 @@ from services.data.datasets import Datasets
 
 router = APIRouter(tags=["datasets"])
 Answer = dict[str, object]
+IdempotencyKey = Annotated[str | None, Header(alias="X-Idempotency-Key", min_length=1, max_length=128)]
+"""Names one request: sent again with the same key, it has the same future and makes nothing twice."""
 
 
 # Uploads
@@ -197,20 +199,24 @@ async def _expire_later(edge: Edge, tenant: str, record: UploadRecord) -> None:
 
 
 @router.post("/datasets/{name:path}/versions/{version}/derive")
-async def derive(name: str, version: str, request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
+async def derive(
+    name: str, version: str, request: Request, edge: EdgeDep, tenant: TenantDep, key: IdempotencyKey = None
+) -> Answer:
     """Filter, dedupe or split a version into new ones."""
     derivation = (await read(request, DeriveRequest)).root
     source = (await Datasets(edge.records).version(tenant, name, version)).about
     command = commands.DeriveCommand(name=name, version=source.version, derivation=derivation)
-    event = commands.make(catalog.DERIVE, tenant, commands.new_owner(), 1, name, command)
+    event = commands.make(catalog.DERIVE, tenant, commands.new_owner(key), 1, name, command)
     return await commands.submit(edge, tenant, event)
 
 
 @router.post("/training_runs/{run_id}/rollouts")
-async def export_rollouts(run_id: str, request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
+async def export_rollouts(
+    run_id: str, request: Request, edge: EdgeDep, tenant: TenantDep, key: IdempotencyKey = None
+) -> Answer:
     """The rollouts and scores of a run so far, as the next version of a dataset."""
     wanted = await read(request, ExportRolloutsRequest)
     await living_run(edge, tenant, run_id)
     command = commands.GatherCommand(name=wanted.name, run_id=run_id)
-    event = commands.make(catalog.GATHER_ROLLOUTS, tenant, commands.new_owner(), 1, wanted.name, command)
+    event = commands.make(catalog.GATHER_ROLLOUTS, tenant, commands.new_owner(key), 1, wanted.name, command)
     return await commands.submit(edge, tenant, event)

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import httpx
 import pytest
 
 from rekindle import InvalidField, NotFound, RequestFailed, ServiceClient
@@ -46,6 +47,15 @@ def test_rows_go_up_come_back_and_become_new_versions(rekindled: ServiceClient, 
     datasets.delete(name).result(WAIT)
     with pytest.raises(NotFound):
         list(datasets.rows(name))
+
+
+def test_a_derivation_that_is_sent_again_is_made_once(rekindled: ServiceClient) -> None:
+    rekindled.datasets.upload(ROWS[:9], "sdk/once").result(WAIT)
+    url = f"{rekindled.base_url}/api/v1/datasets/sdk/once/versions/1/derive"
+    options = {"json": {"op": "dedupe", "columns": ["level"]}, "headers": {"X-Idempotency-Key": "sdk-once"}}
+    ids = {httpx.post(url, trust_env=False, **options).json()["request_id"] for _ in range(3)}  # type: ignore[arg-type]
+    other = httpx.post(url, trust_env=False, json=options["json"]).json()["request_id"]
+    assert len(ids) == 1 and other not in ids
 
 
 def test_a_broken_file_is_refused_with_the_row(rekindled: ServiceClient, tmp_path: Path) -> None:

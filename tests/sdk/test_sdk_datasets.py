@@ -252,6 +252,16 @@ def test_versions_are_found_and_derived(fake: DataServer, faked: ServiceClient) 
     assert (split[2]["parts"], split[2]["seed"]) == ({"train": 0.9, "test": 0.1}, 7)
 
 
+def test_a_derivation_whose_answer_is_lost_is_the_same_request_again(
+    fake: DataServer, faked: ServiceClient
+) -> None:
+    fake.lose["/datasets/team/train/versions/3/derive"] = 1
+    faked.datasets.dedupe("team/train").result(10)
+    faked.datasets.dedupe("team/train").result(10)
+    keys = [sent["x-idempotency-key"] for sent in fake.headers if "x-idempotency-key" in sent]
+    assert len(keys) == 3 and keys[0] == keys[1] != keys[2]
+
+
 def test_a_wrong_derivation_is_refused_at_once(faked: ServiceClient) -> None:
     with pytest.raises(InvalidField, match="op"):
         faked.datasets.filter("team/train", [("level", "~", 3)])
