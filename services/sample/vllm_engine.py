@@ -59,7 +59,6 @@ class VllmEngine:
         args = engine_args(source, facts, options)
         # It takes half a minute; the loop answers health checks meanwhile.
         llm = await asyncio.to_thread(AsyncLLM.from_engine_args, args)
-        await llm.collective_rpc("end_with_parent")
         return cls(llm, facts, source, options)
 
     @property

@@ -91,6 +91,8 @@ def prepare_environment(threads: int | None) -> None:
     """Set what vLLM and its processes read from the environment, unless it is set."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    # This process has threads, which a fork would lose, and a spawned one runs `__mp_main__` of the service.
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     if current_platform.is_cpu():
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
@@ -130,6 +132,5 @@ def engine_args(source: str, facts: BaseFacts, options: VllmOptions) -> AsyncEng
         logprobs_mode="raw_logprobs",
         max_logprobs=facts.vocab_size,
         disable_log_stats=True,
-        worker_extension_cls="services.sample.vllm_worker.EndsWithParent",
         **platform,
     )

@@ -1,9 +1,6 @@
 """What the vLLM engine adds to the contract: its limits, its cache, tied unembeddings, the ends of its process."""
 
 import asyncio
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +15,7 @@ from tests.sample.conftest import Reference, make_adapter, open_vllm
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
-ROOT = Path(__file__).resolve().parents[2]
 CLOSE = 1e-4
-OWNER = """
-import asyncio, sys
-from services.sample.vllm_engine import VllmEngine
-from services.sample.vllm_setup import VllmOptions
-
-async def main():
-    await VllmEngine.open(sys.argv[1], VllmOptions(kv_cache_gib=0.25, threads=1))
-    print("open", flush=True)
-    await asyncio.Event().wait()
-
-if __name__ == "__main__":
-    asyncio.run(main())
-"""
 
 
 def task(length: int = 20, **fields) -> SampleTask:
@@ -117,28 +100,6 @@ async def test_a_dead_engine_process_fails_its_tasks(tiny_model_dir: Path):
             await running
         with pytest.raises(EngineError):
             await engine.sample(task(), None)
-
-
-def test_a_killed_owner_leaves_no_process_behind(tiny_model_dir: Path, tmp_path: Path):
-    script = tmp_path / "owner.py"
-    script.write_text(OWNER)
-    owner = subprocess.Popen(
-        [sys.executable, str(script), str(tiny_model_dir)],
-        cwd=ROOT,
-        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}", "PATH": "/usr/bin:/bin"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with owner:
-        assert owner.stdout is not None
-        assert any(line == "open\n" for line in owner.stdout), "the engine did not open"
-        children = psutil.Process(owner.pid).children(recursive=True)
-        assert any("EngineCore" in child.name() for child in children)
-        owner.send_signal(signal.SIGKILL)
-    _, alive = psutil.wait_procs(children, timeout=20)
-    for child in alive:
-        child.kill()
-    assert not alive
 
 
 @pytest.mark.parametrize(("rank", "admitted"), [(1, 1), (2, 8), (8, 8), (33, 64), (512, 512)])

@@ -156,3 +156,26 @@ def test_two_calls_at_once_take_turns(environment: tuple[Path, RecordedPip]):
         assert second.is_alive() and pip.asked == []
     second.join(10)
     assert len(pip.asked) == 1
+
+
+def test_what_the_requirements_must_not_leave_is_removed_before_the_stamp(
+    environment: tuple[Path, RecordedPip], monkeypatch: pytest.MonkeyPatch
+):
+    directory, pip = environment
+    bundle = install.BUNDLES["vllm"]
+    torch = install.torch_attempts(
+        install.torch_version(install.ROOT / "pyproject.toml"), system="Linux", gpu=False
+    )[0]
+    pip.works = [[torch.requirement], list(bundle.requirements)]
+    monkeypatch.setattr(install.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(install, "has_nvidia_gpu", lambda: True)
+    removed: list[tuple[Path, Sequence[str], bool]] = []
+    monkeypatch.setattr(
+        install,
+        "remove",
+        lambda where, packages: removed.append((where, packages, (where / ".installed-vllm").exists())),
+    )
+    install.install(directory, "vllm")
+    assert pip.asked == [[torch.requirement], list(bundle.requirements)], "the CPU build even beside a GPU"
+    assert removed == [(directory, bundle.unwanted, False)]
+    assert (directory / ".installed-vllm").exists()
