@@ -125,7 +125,7 @@ class CliServer:
                 start, end = int(query.get("cursor", 0)), int(query.get("cursor", 0)) + int(query["limit"])
                 cursor = str(end) if end < len(rows) else None
                 return httpx.Response(200, json={"rows": rows[start:end], "cursor": cursor})
-            case "download":
+            case "file":
                 return httpx.Response(200, content=json.dumps(rows).encode())
             case "derive":
                 return self._accept(self._derive(name, rows, json.loads(request.content)))
@@ -166,11 +166,14 @@ class CliServer:
         self.rows.setdefault(name, []).append(rows)
         return message(self.version(name, len(self.rows[name])))
 
-    def version(self, name: str, number: int, split: str | None = None) -> DatasetVersion:
-        rows = self.rows[name][number - 1]
-        columns = [Column(name=column, type="int", nulls=0, min=0, max=9.5) for column in (rows or [{}])[0]]
+    def version(self, dataset: str, number: int, split: str | None = None) -> DatasetVersion:
+        rows = self.rows[dataset][number - 1]
+        columns = [
+            Column(name=name, type="string" if isinstance(value, str) else "int", nulls=0, min=0, max=9.5)
+            for name, value in (rows or [{}])[0].items()
+        ]
         return DatasetVersion(
-            name=name,
+            name=dataset,
             version=number,
             sha256="0" * 64,
             format="jsonl",

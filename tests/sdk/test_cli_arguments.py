@@ -9,6 +9,8 @@ from rekindle.cli.arguments import Reference, condition, reference, seconds_or_n
 from rekindle.inputs import build
 from rekindle.types.datasets import Where
 
+KINDS = {"level": "int", "name": "string", "split": "string", "tags": "list[string]", "done": "bool"}
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),
@@ -17,28 +19,37 @@ from rekindle.types.datasets import Where
         ("level<=3", ("level", "<=", 3)),
         (" level > -0.5 ", ("level", ">", -0.5)),
         ("level<1e3", ("level", "<", 1000.0)),
+        ("level==x", ("level", "==", "x")),
+        ("level==NaN", ("level", "==", "NaN")),
+        ("level in 1,2", ("level", "in", [1, 2])),
         ("done==true", ("done", "==", True)),
-        ("name==Ann Lee", ("name", "==", "Ann Lee")),
+        ("name==true", ("name", "==", "true")),
+        ("name==3", ("name", "==", "3")),
         ('name=="3"', ("name", "==", "3")),
+        ("name==Ann Lee", ("name", "==", "Ann Lee")),
         ("name!=a=b", ("name", "!=", "a=b")),
-        ("name==NaN", ("name", "==", "NaN")),
+        ('name in "a,b"', ("name", "in", ["a,b"])),
+        ("name in 1,2", ("name", "in", ["1", "2"])),
+        ('split in ["train", "dev"]', ("split", "in", ["train", "dev"])),
+        ("split in train, dev", ("split", "in", ["train", "dev"])),
+        ("name contains 1", ("name", "contains", "1")),
+        ("name contains SELECT * FROM t", ("name", "contains", "SELECT * FROM t")),
+        ("name contains a>=b", ("name", "contains", "a>=b")),
+        ("tags contains 1", ("tags", "contains", "1")),
         ("tags==[1, 2]", ("tags", "==", [1, 2])),
         ('"a >= b">=3', ("a >= b", ">=", 3)),
         ('"say \\"x\\""==1', ('say "x"', "==", 1)),
         ("größe==5", ("größe", "==", 5)),
-        ('split in ["train", "dev"]', ("split", "in", ["train", "dev"])),
-        ("split in train, dev", ("split", "in", ["train", "dev"])),
-        ("n in 1,2", ("n", "in", [1, 2])),
-        ('name in "a,b"', ("name", "in", ["a,b"])),
-        ("prompt contains SELECT * FROM t", ("prompt", "contains", "SELECT * FROM t")),
-        ("prompt contains a>=b", ("prompt", "contains", "a>=b")),
         ("in in in", ("in", "in", ["in"])),
-        ("answer is null", ("answer", "is_null", True)),
-        ("answer  is not  null", ("answer", "is_null", False)),
+        ("name is null", ("name", "is_null", True)),
+        ("name  is not  null", ("name", "is_null", False)),
     ],
 )
-def test_a_condition_has_a_column_an_op_and_a_value(text: str, expected: tuple[str, str, Any]) -> None:
-    assert condition(text) == expected
+def test_a_condition_has_a_column_an_op_and_a_value_of_the_columns_type(
+    text: str, expected: tuple[str, str, Any]
+) -> None:
+    read = condition(text)
+    assert read.typed(KINDS.get(read.column)) == expected
     column, op, value = expected
     assert build(Where, column=column, op=op, value=value)
 

@@ -132,7 +132,7 @@ def test_cells_are_neither_markup_nor_commands_to_a_terminal(cli: CliServer) -> 
 
 
 def test_filter_sends_the_conditions_as_typed(filled: CliServer) -> None:
-    conditions = ["n>=3", "text contains row", "text in a,b", "n is not null"]
+    conditions = ["n>=3", "text contains row", "text in 1,b", "n is not null"]
     done = filled.run("datasets", "filter", "spider/train@1", *conditions, "--json")
     assert json.loads(done.stdout)["version"] == 3
     (body,) = filled.bodies("/versions/1/derive")
@@ -141,7 +141,7 @@ def test_filter_sends_the_conditions_as_typed(filled: CliServer) -> None:
         "where": [
             {"column": "n", "op": ">=", "value": 3},
             {"column": "text", "op": "contains", "value": "row"},
-            {"column": "text", "op": "in", "value": ["a", "b"]},
+            {"column": "text", "op": "in", "value": ["1", "b"]},
             {"column": "n", "op": "is_null", "value": False},
         ],
     }

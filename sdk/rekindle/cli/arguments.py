@@ -7,8 +7,9 @@ A condition is `COLUMN OP VALUE`:
     'prompt contains SELECT'   a text within a text, or an item of a list
     'answer is null'           and `is not null`
 
-The value is JSON where it reads as JSON (3, 0.5, true, "3"), and a text otherwise. A column whose name holds
-spaces or operators stands in double quotes. Mistakes are usage errors.
+The value is a text where the column holds texts, in double quotes or without them. For other columns it is JSON
+where it reads as JSON (3, 0.5, true), and a text otherwise. A column whose name holds spaces or operators stands
+in double quotes. Mistakes are usage errors.
 """
 
 import json
@@ -23,8 +24,21 @@ _WORD = re.compile(rf"\s*{_COLUMN}\s+(?P<op>in|contains)\s+(?P<value>.*)", re.S)
 _NULL = re.compile(rf"\s*{_COLUMN}\s+is\s+(?P<negated>not\s+)?null\s*")
 EXPECTED = "expected COLUMN OP VALUE with ==, !=, <, <=, >, >=, in or contains, or COLUMN is [not] null"
 
-Condition = tuple[str, str, Any]
-"""Column, op and value, as the SDK takes them."""
+
+class Condition(NamedTuple):
+    """As it was written, e.g. `Condition("level", ">=", "3")`."""
+
+    column: str
+    op: str
+    value: str
+
+    def typed(self, kind: str | None) -> tuple[str, str, Any]:
+        """Column, op and value as the SDK takes them. kind: of the column; None: there is no such column."""
+        if self.op == "is_null":
+            return self.column, self.op, self.value == "null"
+        plain = kind == "string" or (kind == "list[string]" and self.op == "contains")
+        read = _list if self.op == "in" else _value
+        return self.column, self.op, read(self.value, plain)
 
 
 class Reference(NamedTuple):
@@ -50,12 +64,11 @@ def reference(text: str) -> Reference:
 def condition(text: str) -> Condition:
     """One condition of a filter."""
     if found := _NULL.fullmatch(text):
-        return _name(found["column"]), "is_null", found["negated"] is None
+        return Condition(_name(found["column"]), "is_null", "not null" if found["negated"] else "null")
     found = _COMPARISON.fullmatch(text) or _WORD.fullmatch(text)
     if found is None or not found["value"].strip() or found["value"].startswith("="):
         raise _wrong(f"{text!r}: {EXPECTED}", "CONDITION")
-    value = found["value"].strip()
-    return _name(found["column"]), found["op"], _list(value) if found["op"] == "in" else _value(value)
+    return Condition(_name(found["column"]), found["op"], found["value"].strip())
 
 
 def shares(texts: list[str]) -> dict[str, float]:
@@ -90,14 +103,18 @@ def _name(column: str) -> str:
         raise _wrong(f"{column}: expected the name as a JSON string", "CONDITION") from error
 
 
-def _list(text: str) -> list[Any]:
-    for candidate in (text, f"[{text}]"):
-        if isinstance(value := _value(candidate), list):
+def _list(text: str, plain: bool) -> list[Any]:
+    bare = plain and '"' not in text
+    for candidate in (text,) if bare else (text, f"[{text}]"):
+        if isinstance(value := _value(candidate, plain=False), list):
             return value
-    return [_value(part.strip()) for part in text.split(",")]
+    return [_value(part.strip(), plain) for part in text.split(",")]
 
 
-def _value(text: str) -> Any:
+def _value(text: str, plain: bool) -> Any:
+    """plain: a text, whatever it looks like, unless it stands in double quotes."""
+    if plain and not text.startswith('"'):
+        return text
     try:
         return json.loads(text, parse_constant=_no_number)
     except ValueError:

@@ -131,9 +131,12 @@ def filter(
     as_json: AsJson = False,
 ) -> None:
     """Make a version of the rows that fulfil all conditions."""
-    wanted, where = arguments.reference(version), [arguments.condition(text) for text in conditions]
+    wanted, read = arguments.reference(version), [arguments.condition(text) for text in conditions]
     with connect(ctx) as service:
-        made = service.datasets.filter(wanted.name, where, wanted.version).result()
+        found = service.datasets.get(*wanted).result()
+        kinds = {column.name: column.type for column in found.columns}
+        where = [one.typed(kinds.get(one.column)) for one in read]
+        made = service.datasets.filter(found.name, where, found.version).result()
     print_version(made, as_json)
 
 

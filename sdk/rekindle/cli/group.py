@@ -6,6 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from rekindle.cli import plugins
+from rekindle.cli.output import plain
 
 
 class Commands(TyperGroup):
@@ -24,8 +25,7 @@ class Commands(TyperGroup):
         except Exception as error:
             if not _is_expected(error):
                 raise
-            said = " ".join(str(error).split()) or type(error).__name__
-            typer.echo(f"{ctx.command_path} {ctx.invoked_subcommand}: {said}", err=True)
+            typer.echo(f"{ctx.command_path} {ctx.invoked_subcommand}: {_said(error)}", err=True)
             raise typer.Exit(1) from error
 
 
@@ -34,3 +34,13 @@ def _is_expected(error: Exception) -> bool:
 
     # A pipe that was closed (`| head`) is for typer, which ends in silence.
     return isinstance(error, RekindleError | OSError) and not isinstance(error, BrokenPipeError)
+
+
+def _said(error: Exception) -> str:
+    """One line; of a command that failed by its user's mistake, no more than the mistake."""
+    from rekindle.errors import RequestFailed
+
+    text = str(error)
+    if isinstance(error, RequestFailed) and error.category == "user":
+        text = error.message
+    return plain(" ".join(text.split())) or type(error).__name__
