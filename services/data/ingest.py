@@ -18,7 +18,7 @@ from services.data.jsonl import JsonLines
 from services.data.limits import Limits
 from services.data.parquet import ParquetRows
 from services.data.rows import LARGE_AMONG_FRACTIONS, Batch, Reader, check_rows
-from services.data.shapes import Mixed, check_shape, merge
+from services.data.shapes import Mixed, bring, check_shape, merge
 from services.data.source import Parts, unpacked
 from services.data.summary import Summary
 from services.data.version import write_version
@@ -43,7 +43,7 @@ class Spool:
         shape = self._merged(batch, unit)
         if self._writer is None or shape != self.shape:
             self._next_file(shape)
-        self._writer.write_batch(pa.RecordBatch.from_arrays([batch.rows.cast(shape)], ["rows"]))
+        self._writer.write_batch(pa.RecordBatch.from_arrays([bring(batch.rows, shape)], ["rows"]))
 
     def _merged(self, batch: Batch, unit: str) -> pa.StructType:
         try:
@@ -83,7 +83,7 @@ class Spool:
 
 def _in_shape(rows: pa.StructArray, shape: pa.StructType) -> pa.StructArray:
     try:
-        return rows.cast(shape)
+        return bring(rows, shape)
     except pa.ArrowInvalid as error:
         raise InvalidField("columns", f"{LARGE_AMONG_FRACTIONS}: {error}") from error
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from rekindle.types import InvalidField
 from services.data.limits import MIB, Limits
 from services.data.rows import BATCH_BYTES, BATCH_ROWS, Batch
-from services.data.shapes import plain
+from services.data.shapes import bring, plain
 from services.data.source import Parts
 
 MAGIC = b"PAR1"
@@ -97,7 +97,7 @@ def _cast(rows: pa.StructArray, target: pa.StructType, places: range) -> pa.Stru
     columns = []
     for field, values in zip(target, rows.flatten(), strict=True):
         try:
-            columns.append(values.cast(field.type))
+            columns.append(bring(values, field.type))
         except pa.ArrowInvalid as error:
             place = next((p for i, p in enumerate(places) if not _casts(values.slice(i, 1), field.type)), 0)
             raise InvalidField(f'row {place}, column "{field.name}"', _first_line(error)) from error
@@ -106,7 +106,7 @@ def _cast(rows: pa.StructArray, target: pa.StructType, places: range) -> pa.Stru
 
 def _casts(value: pa.Array, target: pa.DataType) -> bool:
     try:
-        value.cast(target)
+        bring(value, target)
     except pa.ArrowInvalid:
         return False
     return True

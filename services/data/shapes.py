@@ -8,7 +8,9 @@ meets anything, and objects meet as the union of their keys; nothing else does.
 
 from collections.abc import Iterator
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import types as is_
 
 from rekindle.types import InvalidField
@@ -49,6 +51,34 @@ def _merge_objects(known: pa.StructType, found: pa.StructType, path: str) -> pa.
     return pa.struct(list(fields.items()))
 
 
+def bring(values: pa.Array, target: pa.DataType) -> pa.Array:
+    """The values in a type that theirs merges to, or in the plain one of theirs. Raises ArrowInvalid.
+
+    Arrow's own cast breaks lists of nothing but nulls on their way to the same type.
+    """
+    if values.type == target:
+        return values
+    if is_.is_struct(values.type) and is_.is_struct(target):
+        fields = dict(zip([field.name for field in values.type], values.flatten(), strict=True))
+        brought = [
+            bring(fields[field.name], field.type)
+            if field.name in fields
+            else pa.nulls(len(values), field.type)
+            for field in target
+        ]
+        return pa.StructArray.from_arrays(brought, fields=list(target), mask=values.is_null())
+    if _is_any_list(values.type) and is_.is_list(target):
+        ends = np.cumsum(pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False))
+        offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
+        items = bring(values.flatten(), target.value_type)
+        return pa.ListArray.from_arrays(offsets, items, type=target, mask=values.is_null())
+    return values.cast(target)
+
+
+def _is_any_list(type_: pa.DataType) -> bool:
+    return bool(is_.is_list(type_) or is_.is_large_list(type_) or is_.is_fixed_size_list(type_))
+
+
 def name_of(type_: pa.DataType) -> str:
     """How people call it: `list[{role: string, content: string}]`."""
     if is_.is_list(type_):
@@ -68,7 +98,7 @@ def plain(type_: pa.DataType, path: str) -> pa.DataType:
         return _plain_object(list(type_), path)
     if is_.is_map(type_):
         return pa.list_(_plain_object([type_.key_field, type_.item_field], path))
-    if is_.is_list(type_) or is_.is_large_list(type_) or is_.is_fixed_size_list(type_):
+    if _is_any_list(type_):
         return pa.list_(plain(type_.value_type, f"{path}[]"))
     for fits, target in _PLAIN:
         if fits(type_):

@@ -51,6 +51,19 @@ def test_new_content_is_a_new_version_and_the_newest_again_is_itself(lab: Lab, n
     assert [one for one in everything if one["name"] == name] == [third]
 
 
+def test_uploads_that_end_together_get_numbers_of_their_own(lab: Lab, name: str) -> None:
+    requests = []
+    for count in (1, 2, 3, 2):  # the last one is the same upload as the second
+        upload = lab.announce(jsonl(BIG[:count]), name).json()
+        lab.send(upload, jsonl(BIG[:count]))
+        requests.append(upload["upload_id"])
+    futures = [lab.complete(id) for id in dict.fromkeys(requests)]
+    versions = [lab.result(one) for one in futures]
+    assert sorted(version["version"] for version in versions) == [1, 2, 3]
+    for version in versions:
+        assert lab.rows(name, version["version"]) == BIG[: version["rows"]]
+
+
 def test_an_upload_goes_on_where_it_was(lab: Lab, name: str) -> None:
     data = jsonl(BIG)
     first = lab.announce(data, name).json()
