@@ -16,6 +16,8 @@ from typing import Any
 CHUNK = 65536
 LAST_WORDS = 4096
 """Bytes of its standard error that are kept."""
+SECOND_LOOK = 0.05
+"""Seconds."""
 DYING_SECONDS = 1.0
 """Between its last word and its end, if it ends by itself."""
 KEPT = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "LANG")
@@ -26,11 +28,13 @@ class Process:
     """A child of `services.reward.child`."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin and process.stdout and process.stderr, "it was started with pipes"
         self._process = process
-        self._printed = b""
+        self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
         self._lines: deque[bytes] = deque()
         self._begun = b""
         """A line of which the end has not come."""
+        self._printed = b""
         self._reading = asyncio.create_task(self._read_printed())
         self.overran = False
         """Whether it was silent for too long."""
@@ -61,32 +65,33 @@ class Process:
 
     def send(self, line: bytes) -> None:
         """Hand over a line; one that cannot be delivered shows as a missing answer."""
-        assert self._process.stdin is not None, "it was started with a pipe"
-        if not self._process.stdin.is_closing():
-            self._process.stdin.write(line)
+        if not self._stdin.is_closing():
+            self._stdin.write(line)
 
     async def answer(self, seconds: float) -> dict[str, Any] | None:
         """Its next message; None if it died, or said nothing for `seconds` and was killed."""
         begin = time.monotonic()
-        try:
-            if not self._lines:  # a process is often ahead: what it has said already needs no clock
-                async with asyncio.timeout(seconds):
-                    await self._read_lines()
-        except TimeoutError:
+        # What it has said already needs no clock; and if we were held up ourselves, it may have spoken in time.
+        in_time = self._lines or await self._listen(seconds) or await self._listen(SECOND_LOOK)
+        self.silence = time.monotonic() - begin
+        if not in_time:
             self.overran = True
             self.kill()
-        self.silence = time.monotonic() - begin
         if not self._lines:
             return None
         answer: dict[str, Any] = json.loads(self._lines.popleft())
         return answer
 
-    async def _read_lines(self) -> None:
-        """Wait for at least one line, or the end."""
-        assert self._process.stdout is not None, "it was started with a pipe"
-        while not self._lines and (chunk := await self._process.stdout.read(CHUNK)):
-            *lines, self._begun = (self._begun + chunk).split(b"\n")
-            self._lines.extend(lines)
+    async def _listen(self, seconds: float) -> bool:
+        """Wait for a line or its end; whether one of them came in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not self._lines and (chunk := await self._stdout.read(CHUNK)):
+                    *lines, self._begun = (self._begun + chunk).split(b"\n")
+                    self._lines.extend(lines)
+        except TimeoutError:
+            return False
+        return True
 
     async def last_words(self) -> str:
         """How it died, once it is dead, and the last line that it printed."""
@@ -107,18 +112,16 @@ class Process:
     async def end(self) -> None:
         """Kill it and wait until it is gone."""
         self.kill()
-        assert self._process.stdin is not None, "it was started with a pipe"
-        self._process.stdin.close()
+        self._stdin.close()
         await self._process.wait()
         await self._reading
 
     async def _read_printed(self) -> None:
-        assert self._process.stderr is not None, "it was started with a pipe"
-        while chunk := await self._process.stderr.read(LAST_WORDS):
+        while chunk := await self._stderr.read(LAST_WORDS):
             self._printed = (self._printed + chunk)[-LAST_WORDS:]
 
 
 def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-    path = os.pathsep.join(entry for entry in sys.path if entry)
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
     return {**kept, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1"}

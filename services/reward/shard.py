@@ -78,7 +78,7 @@ class Shard:
         self._scores[index] = Score(
             outcome=outcome,
             value=value,
-            reason=reason,
+            reason=reason or (None if outcome == "scored" else "no reason was given"),
             grader_version=self._version,
             seconds=seconds,
             attempts=max(1, self._attempts[index]),

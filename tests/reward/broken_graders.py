@@ -82,7 +82,7 @@ class BrokenGrader(Grader[BrokenParams]):
         sys.stdout.flush()
         os.write(1, forged.encode())
         sys.stderr.write("x" * 200_000)
-        return Graded(1.0, sys.stdin.read())
+        return Graded(1.0, f"read {sys.stdin.read()!r}")
 
     def do_write(self, path):
         with open(path, "w") as file:

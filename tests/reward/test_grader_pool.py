@@ -79,6 +79,22 @@ async def test_a_grader_that_notices_its_own_overrun_is_a_timeout():
     assert (one.outcome, one.reason, one.attempts) == ("timeout", "took too long", ATTEMPTS)
 
 
+async def test_a_parent_that_was_held_up_itself_blames_nobody():
+    async with Pool(1, modules=MODULES) as pool:
+        await pool.score(QUICK, items("pass"))
+        call = asyncio.create_task(pool.score(QUICK, items("slow 0.05", "pass")))
+        for _ in range(20):
+            await asyncio.sleep(0)  # the items are on their way
+        hold_up(1.0)
+        assert [(one.outcome, one.attempts) for one in await call] == [("scored", 1)] * 2
+
+
+@pytest.mark.parametrize("what", ["invalid", "overrun", "raise"])
+async def test_a_grader_that_gives_no_reason_still_has_one(what: str):
+    (one,) = await score(what)
+    assert one.outcome != "scored" and one.reason
+
+
 async def test_a_process_that_dies_in_the_graders_code_is_an_error_with_its_last_words():
     killed, ended, after = await score("die", "exit 3", "pass")
     assert (killed.outcome, killed.reason) == ("error", "the grader died of SIGKILL")
@@ -108,7 +124,7 @@ async def test_memory_is_limited_and_running_out_of_it_in_the_graders_code_is_an
 
 async def test_what_a_grader_prints_reads_and_floods_reaches_nobody():
     (one,) = await score("print")
-    assert (one.outcome, one.value, one.reason) == ("scored", 1.0, "")
+    assert (one.outcome, one.value, one.reason) == ("scored", 1.0, "read ''")
 
 
 async def test_a_grader_can_write_no_file(tmp_path: Path):
@@ -220,6 +236,10 @@ async def test_a_combination_goes_on_without_the_component_that_cost_a_process()
 A_LOT = "replace(hex(zeroblob(49000)), '00', 'a')"
 TRIM_BOMB = "SELECT " + ", ".join([f"trim({A_LOT}, replace(substr({A_LOT}, 1, 8000), 'a', 'b') || 'a')"] * 30)
 """Billions of comparisons in a few opcodes, between which no progress handler interrupts."""
+
+
+def hold_up(seconds: float) -> None:
+    time.sleep(seconds)
 
 
 def pids_of(pool: Pool) -> list[int]:
