@@ -2,13 +2,14 @@
 
 import argparse
 
-from benchmarks import data, demo, figures, gpu, rewards, roundtrip, sampling, training
+from benchmarks import data, demo, engines, figures, gpu, rewards, roundtrip, sampling, training
 from benchmarks.record import RESULTS
 
 DEFAULT = {
     "roundtrip": roundtrip.main,
     "training": training.main,
     "sampling": sampling.main,
+    "engines": engines.main,
     "rewards": rewards.main,
     "data": data.main,
     "gpu": gpu.main,

@@ -96,6 +96,8 @@ def prepare_environment(threads: int | None) -> None:
     if current_platform.is_cpu():
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+        # Threads that spin while they wait take the cores from the process that feeds them.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # The model runs in the engine's process instead of in a third one.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     if threads is not None:
