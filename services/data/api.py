@@ -132,8 +132,6 @@ async def complete(upload_id: str, edge: EdgeDep, tenant: TenantDep) -> Answer:
         record = await edge.records.change(
             UploadRecord, tenant, upload_id, lambda old: _completing(old, upload_id, last + 1)
         )
-    elif last >= record.attempt:  # it has ended, and its upload is about to go
-        return commands.future(names.future_id(owner, record.attempt))
     event = commands.make(catalog.TAKE_IN, tenant, owner, record.attempt, record.name, record)
     return await commands.submit(edge, tenant, event)
 

@@ -15,6 +15,7 @@ from events import blobs as claims
 from events import envelope, names
 from events.edge import Edge
 from events.failure import Conflict
+from events.streams import RESULTS
 from rekindle.types import UntypedFuture
 from rekindle.types.datasets import CreateDatasetRequest, Derivation
 
@@ -77,8 +78,10 @@ def make(type_: str, tenant: str, owner: str, number: int, name: str, payload: B
 
 
 async def submit(edge: Edge, tenant: str, event: CloudEvent) -> dict[str, object]:
-    """Queue a command unless it is queued; the answer that names its future."""
+    """Queue a command unless it is queued or has ended; the answer that names its future."""
     owner, number = names.split_future_id(event.get_id())
+    if await edge.bus.first(RESULTS, names.result_subject("data", tenant, owner, number)) is not None:
+        return future(event.get_id())
     event = await claims.check_in(edge.blobs, tenant, event)
     with contextlib.suppress(Conflict):
         await edge.bus.append(names.data_subject(tenant, owner, number), event, expect_last=0)

@@ -184,6 +184,23 @@ def test_rollouts_of_a_run_become_rows_with_their_scores(lab: Lab, name: str) ->
     assert run.export(name) == version
 
 
+def test_an_export_sent_again_is_the_same_export_whatever_came_since(lab: Lab, name: str) -> None:
+    run = Run(lab)
+    run.sampled(0, [[1]])
+    run.publish()
+    body, key = {"name": name}, {"X-Idempotency-Key": uuid.uuid4().hex}
+    route = f"training_runs/{run.id}/rollouts"
+    first = lab.http.post(route, json=body, headers=key).json()["request_id"]
+    version = lab.result(first)
+    lab.at_rest()
+    run.sampled(1, [[2]])
+    run.publish()
+    assert lab.http.post(route, json=body, headers=key).json()["request_id"] == first
+    lab.at_rest()
+    assert lab.http.get(f"datasets/{name}").json()["versions"] == [version]
+    assert run.export(name)["rows"] == 2
+
+
 def test_a_run_that_sampled_nothing_has_no_rollouts(lab: Lab, name: str) -> None:
     run = Run(lab)
     run.publish()

@@ -323,6 +323,7 @@ def killed(lab: Lab, name: str, moment: float | None) -> None:
     assert lab.rows(name, limit=10_000)[-1] == {"n": 49_999, "of": name}
 
 
+@pytest.mark.slow  # a message comes back after ten seconds of silence
 def test_a_service_that_dies_while_it_reads_leaves_one_version_and_nothing_else(lab: Lab, name: str) -> None:
     killed(lab, name, None)
 
