@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks.record import ROOT, Cell, record
 from services.sample.engine import AdapterRef, Engine, SampleTask, StopRule
+from services.sample.orphans import end_with_parent
 
 THREADS = 2
 TOKENS = 64
@@ -119,3 +120,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":  # a process that vLLM has spawned begins here
+    end_with_parent()
