@@ -5,6 +5,7 @@ again finds what it made; content that is the newest version already, and a deri
 give what stands.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -135,7 +136,12 @@ def number_of(version: str | int) -> int | None:
 
 
 def _derived(record: DatasetRecord, parent: int, how: dict[str, Any]) -> list[StoredVersion]:
-    return [one for one in record.versions if one.about.parent == parent and one.about.how == how]
+    """The most that one request has made of it: of a split, a part may have been deleted since."""
+    made: defaultdict[str, list[StoredVersion]] = defaultdict(list)
+    for one in record.versions:
+        if one.about.parent == parent and one.about.how == how:
+            made[one.made_by].append(one)
+    return max(made.values(), key=len, default=[])
 
 
 def _standing(record: DatasetRecord, request_id: str, drafts: Sequence[Draft]) -> list[StoredVersion]:

@@ -18,7 +18,7 @@ from events import blobs as claims
 from events import catalog, facts, names
 from events.edge import Edge
 from events.failure import NotFound, UserError
-from events.records import StoredVersion, UploadRecord
+from events.records import UploadRecord
 from events.streams import DATA, RESULTS
 from events.worker import Answer, Queue, QueueWorker
 from rekindle.types.datasets import MAX_PARTS, DatasetVersion, DatasetVersions, Split
@@ -29,7 +29,6 @@ from services.data.datasets import Datasets, Draft
 from services.data.settings import DataSettings
 from services.data.summary import Summary
 
-Versions = list[StoredVersion]
 DICT = TypeAdapter(dict[str, object])
 
 
@@ -127,36 +126,39 @@ class DataWorker:
 
     async def _derive(self, job: Job, data: bytes) -> Answer:
         command = DeriveCommand.model_validate_json(data)
-        names_, how = (
-            _outputs(command),
-            DICT.validate_json(command.derivation.model_dump_json(exclude_none=True)),
-        )
+        how = DICT.validate_json(command.derivation.model_dump_json(exclude_none=True))
         try:
             source = await self._datasets.version(job.tenant, command.name, command.version)
             versions = await self._datasets.derived(job.tenant, command.name, command.version, how)
             folder = await self._blobs.folder(source.blob)
         except NotFound as error:
             raise UserError(str(error)) from error
-        if len(versions) != len(names_):
-            folders = tuple(job.staging / str(part) for part in range(len(names_)))
-            summaries = await jail.run(
-                DeriveTask(
-                    limits=self._limits,
-                    parent=os.getpid(),
-                    source=folder,
-                    derivation=command.derivation,
-                    folders=folders,
-                )
-            )
-            drafts = [
-                Draft(summary, await self._keep(job, part, folders[part]), how, command.version, names_[part])
-                for part, summary in enumerate(summaries)
-            ]
+        if len(versions) != len(_parts_of(command)):  # never made, or partly deleted since
+            drafts = await self._derived(job, command, folder, how)
             versions = await self._datasets.add(job.tenant, command.name, job.id, drafts)
         if isinstance(command.derivation, Split):
             found = DatasetVersions(versions=tuple(one.about for one in versions))
             return Answer(found.model_dump_json().encode())
         return _one(versions[0].about)
+
+    async def _derived(
+        self, job: Job, command: DeriveCommand, source: Path, how: dict[str, object]
+    ) -> list[Draft]:
+        parts = _parts_of(command)
+        folders = tuple(job.staging / str(number) for number in range(len(parts)))
+        task = DeriveTask(
+            limits=self._limits,
+            parent=os.getpid(),
+            source=source,
+            derivation=command.derivation,
+            folders=folders,
+        )
+        summaries = await jail.run(task)
+        blobs = [await self._keep(job, number, folder) for number, folder in enumerate(folders)]
+        return [
+            Draft(summary, blob, how, parent=command.version, split=part)
+            for summary, blob, part in zip(summaries, blobs, parts, strict=True)
+        ]
 
     async def _gather(self, job: Job, data: bytes) -> Answer:
         command = GatherCommand.model_validate_json(data)
@@ -241,8 +243,8 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _outputs(command: DeriveCommand) -> list[str | None]:
-    """Names of the parts; one without a name unless it is a split."""
+def _parts_of(command: DeriveCommand) -> list[str | None]:
+    """Names of the versions to be made; one without a name unless it is a split."""
     return list(command.derivation.parts) if isinstance(command.derivation, Split) else [None]
 
 

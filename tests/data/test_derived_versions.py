@@ -49,6 +49,15 @@ def test_a_split_gives_a_version_for_each_part(lab: Lab, name: str) -> None:
     assert len(lab.at_rest()[0]) == len(before) + 4
 
 
+def test_a_split_of_which_a_part_was_deleted_is_made_anew_once(lab: Lab, name: str) -> None:
+    lab.upload(jsonl(MANY), name)
+    split = {"op": "split", "parts": {"a": 0.5, "b": 0.5}}
+    lab.derive(name, 1, **split)
+    assert lab.http.delete(f"datasets/{name}/versions/2").status_code == 204
+    for _ in range(2):
+        assert [one["version"] for one in lab.derive(name, 1, **split)["versions"]] == [4, 5]
+
+
 def test_duplicates_go(lab: Lab, name: str) -> None:
     lab.upload(jsonl(ROWS + ROWS), name)
     assert lab.derive(name, "latest", op="dedupe")["rows"] == 3
