@@ -57,10 +57,18 @@ class Futures:
         self._records = records
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._released = False
+        self._listens = False
+        self._starting = asyncio.Lock()
 
     async def start(self) -> None:
-        await self._bus.listen(f"{names.STORED}.>", self._stored)
         self._bus.on_reconnect(self._look_again)
+
+    async def _listen(self) -> None:
+        """Hear of results from the first wait on: a service that nobody polls is not woken by each of them."""
+        async with self._starting:
+            if not self._listens:
+                await self._bus.listen(f"{names.STORED}.>", self._stored)
+                self._listens = True
 
     def _stored(self, subject: str) -> None:
         for event in self._waiting.get(subject.removeprefix(f"{names.STORED}."), ()):
@@ -87,6 +95,7 @@ class Futures:
         place = await self._place(tenant, owner, number)
         if isinstance(place, Failure):
             return place
+        await self._listen()
         woken = asyncio.Event()
         self._waiting[place.result_subject].add(woken)
         try:

@@ -18,7 +18,7 @@ from events import blobs as claims
 from events import catalog, envelope, names
 from events.blobs import Blobs
 from events.bus import Bus, Stored, again_when_unavailable
-from events.failure import Conflict, Failure
+from events.failure import Conflict, Failure, StreamFull
 from events.streams import RESULTS
 
 WHOLE = 0
@@ -60,8 +60,9 @@ class Sharding:
 
         Raises AnotherRequest when `request` stands for other content, StreamFull or BusUnavailable.
         """
-        await self._declare(bus, tenant, request, Manifest(shards=len(shards), digest=digest))
-        done = set(await bus.subjects(RESULTS, names.result_filter(self.queue, tenant, request)))
+        done: set[str] = set()
+        if not await self._declare(bus, tenant, request, Manifest(shards=len(shards), digest=digest)):
+            done = set(await bus.subjects(RESULTS, names.result_filter(self.queue, tenant, request)))
         if self._result(tenant, request, WHOLE) in done:
             return
         await asyncio.gather(
@@ -72,13 +73,20 @@ class Sharding:
             )
         )
 
-    async def _declare(self, bus: Bus, tenant: str, request: str, manifest: Manifest) -> None:
-        """The first manifest stands."""
+    async def _declare(self, bus: Bus, tenant: str, request: str, manifest: Manifest) -> bool:
+        """The first manifest stands; whether this is it, so that nothing of the request can be there yet."""
         subject = names.manifest_subject(self.queue, tenant, request)
         event = self._event(catalog.MANIFEST, tenant, request, request, manifest.model_dump_json().encode())
-        await bus.append_once(RESULTS, subject, event)
-        if await self._manifest(bus, tenant, request) != manifest:
-            raise AnotherRequest(f"{request} was used before, for a request with other content")
+        try:
+            await bus.append(subject, event)
+        except StreamFull:
+            found = await self._manifest(bus, tenant, request)
+            if found is None:
+                raise
+            if found != manifest:
+                raise AnotherRequest(f"{request} was used before, for a request with other content") from None
+            return False
+        return True
 
     async def _append(
         self, bus: Bus, blobs: Blobs, tenant: str, request: str, shard: int, data: bytes
