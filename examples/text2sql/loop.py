@@ -199,10 +199,8 @@ def run(options: Options) -> dict[str, Any]:
         rekindle.ServiceClient(stack.url, API_KEY) as ours,  # data and rewards, which `tinker` does not have
         Show(stack.url, API_KEY, options.steps) as show,
     ):
-        tasks, judge = (
-            experiment.tasks,
-            RewardJudge(ours.rewards) if options.judge == "reward" else LoopJudge(),
-        )
+        judge = RewardJudge(ours.rewards) if options.judge == "reward" else LoopJudge()
+        tasks = experiment.tasks
         if options.data == "service":
             tasks = through_service(ours.datasets, experiment.dataset, tasks, options.cache / "databases")
         training = service.create_lora_training_client(

@@ -1,7 +1,7 @@
 """The reward service as judge: SQL travels with its database and the right rows, a score comes back.
 
-The grader `sql` gives the verdicts of `judge.py` within the same limits, as numbers. Answers on one database are one
-request. Where the grader failed (`error`, `timeout`) there is no score. It knows nothing of sampling or training.
+The grader `sql` gives the verdicts of `judge.py` within the same limits, as numbers. Where the grader failed
+(`error`, `timeout`) there is no score. It knows nothing of sampling or training.
 """
 
 import json
@@ -18,6 +18,8 @@ from rekindle import Future
 from rekindle.rewards import Rewards
 from rekindle.types.rewards import ScoreResponse
 
+TOGETHER = 32
+"""Answers after which a request is sent: as many as one worker takes at a time."""
 GRADER = {
     "type": "sql",
     "params": {
@@ -36,46 +38,70 @@ GRADER = {
 }
 
 
-@dataclass(frozen=True)
-class Requested:
-    """Scores under way: of each request, the places of its items among `count` answers."""
+class Request:
+    """Answers on one database, which are sent together."""
 
-    parts: list[tuple[list[int], Future[ScoreResponse]]]
-    count: int
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._items: list[dict[str, Any]] = []
+        self._future: Future[ScoreResponse] | None = None
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def add(self, task: Task, sql: str) -> int:
+        """The place of this answer in the request."""
+        rows = json.loads(rows_as_json(task.reference))
+        columns = {"rows": rows, "ordered": task.reference.ordered}
+        self._items.append({"prompt": task.question, "completion": sql, "columns": columns})
+        return len(self._items) - 1
+
+    def send(self, rewards: Rewards) -> None:
+        script = dump(self._database)
+        columns = {"ddl": script.ddl, "data": script.data}
+        self._future = rewards.score(GRADER, self._items, columns=columns)
+
+    def score(self, place: int) -> float | None:
+        assert self._future is not None, "it was sent"
+        return self._future.result().scores[place].value
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Scores to come, each from a place in a request."""
+
+    judge: "RewardJudge"
+    places: list[tuple[Request, int]]
 
     def result(self) -> list[float | None]:
         """Raises rekindle.RekindleError when a request failed as a whole."""
-        scores: list[float | None] = [None] * self.count
-        for indices, future in self.parts:
-            for index, score in zip(indices, future.result().scores, strict=True):
-                scores[index] = score.value
-        return scores
+        self.judge.send_all()
+        return [request.score(place) for request, place in self.places]
 
 
 class RewardJudge:
-    """Asks the reward service of one server."""
+    """Asks the reward service of one server.
+
+    A request costs more than a score: small groups on one database wait for each other, until there are `TOGETHER`
+    answers or somebody wants a result.
+    """
 
     def __init__(self, rewards: Rewards) -> None:
         self._rewards = rewards
+        self._open: dict[Path, Request] = {}
 
-    def score(self, answers: Sequence[Answer]) -> Requested:
+    def score(self, answers: Sequence[Answer]) -> Asked:
         """Raises OwnDataError for a database or rows that cannot travel."""
-        by_database: dict[Path, list[int]] = {}
-        for index, (task, _sql) in enumerate(answers):
-            by_database.setdefault(task.database, []).append(index)
-        parts = [
-            (indices, self._request(database, [answers[index] for index in indices]))
-            for database, indices in by_database.items()
-        ]
-        return Requested(parts, len(answers))
+        asked = Asked(self, [self._place(task, sql) for task, sql in answers])
+        for database in [database for database, request in self._open.items() if len(request) >= TOGETHER]:
+            self._open.pop(database).send(self._rewards)
+        return asked
 
-    def _request(self, database: Path, answers: Sequence[Answer]) -> Future[ScoreResponse]:
-        script = dump(database)
-        items = [
-            {"prompt": task.question, "completion": sql, "columns": _columns(task)} for task, sql in answers
-        ]
-        return self._rewards.score(GRADER, items, columns={"ddl": script.ddl, "data": script.data})
+    def send_all(self) -> None:
+        """Send what still waits for company."""
+        while self._open:
+            self._open.popitem()[1].send(self._rewards)
 
-
-def _columns(task: Task) -> dict[str, Any]:
-    return {"rows": json.loads(rows_as_json(task.reference)), "ordered": task.reference.ordered}
+    def _place(self, task: Task, sql: str) -> tuple[Request, int]:
+        request = self._open.setdefault(task.database, Request(task.database))
+        return request, request.add(task, sql)
