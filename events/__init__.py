@@ -7,7 +7,9 @@ failure.py   what went wrong, and whose fault it is
 bus.py       the connection: append, read back, pull, listen
 streams.py   which streams there are and what each promises
 pull.py      continuous pull from a consumer
-runlog.py    a training run as a log: lease, fenced results
+runlog.py    a training run as a log: commands in, read back in order
+lease.py     who may write a run's results, and from where its log is replayed
+liveness.py  which replicas live
 order.py     the order of a run's commands, a pure function
 commands.py  commands as edges make them
 weights.py   what saving and loading weights carries

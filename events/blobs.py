@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 from typing import Protocol
@@ -39,12 +40,12 @@ class Blobs(Protocol):
         """A local folder with the files of a stored folder, to be read only. Raises NotFound."""
         ...
 
-    async def copy_folder(self, key: str, to: str) -> None:
-        """Make the files of `key` stay under `to` as well, whatever becomes of `key`. Raises NotFound."""
-        ...
-
     async def delete(self, key: str) -> None:
         """Remove a blob or folder; nothing happens if it is not there."""
+        ...
+
+    async def under(self, key: str) -> list[str]:
+        """Keys of the blobs and folders directly under `key`; none if there is nothing."""
         ...
 
     def staging(self, work: str = "") -> Path:
@@ -62,6 +63,8 @@ class FolderBlobs:
         self._root = root.resolve()
         self._aside = self._root / "aside"
         self._aside.mkdir(parents=True, exist_ok=True)
+        self._writer = f"{names.token(socket.gethostname())}-{os.getpid()}"
+        self._sweep()
 
     async def put(self, key: str, data: bytes) -> None:
         await asyncio.to_thread(self._put, key, data)
@@ -81,24 +84,31 @@ class FolderBlobs:
             raise NotFound(f"blob {key} does not exist")
         return path
 
-    async def copy_folder(self, key: str, to: str) -> None:
-        if not self._path(to).exists():
-            source, aside = await self.folder(key), self.staging()
-            await asyncio.to_thread(_link_files, source, aside)
-            await self.put_folder(to, aside)
-
     async def delete(self, key: str) -> None:
         await asyncio.to_thread(self._delete, self._path(key))
 
-    def staging(self, work: str = "") -> Path:
-        prefix = f"{work}." if work else None
-        if prefix is not None:
-            self._clear(prefix)
-        return Path(tempfile.mkdtemp(prefix=prefix, dir=self._aside))
+    async def under(self, key: str) -> list[str]:
+        return await asyncio.to_thread(self._under, key)
 
-    def _clear(self, prefix: str) -> None:
-        for left in self._aside.glob(f"{prefix}*"):
+    def _under(self, key: str) -> list[str]:
+        path = self._path(key)
+        return [f"{key}/{entry.name}" for entry in sorted(path.iterdir())] if path.is_dir() else []
+
+    def staging(self, work: str = "") -> Path:
+        if work:
+            self._clear(work)
+        return Path(tempfile.mkdtemp(prefix=f"{self._writer}.{work}.", dir=self._aside))
+
+    def _clear(self, work: str) -> None:
+        for left in self._aside.glob(f"*.{work}.*"):
             shutil.rmtree(left, ignore_errors=True)  # others may clear it too
+
+    def _sweep(self) -> None:
+        """Remove what processes of this machine have left aside that died over it."""
+        for left in self._aside.glob(f"{names.token(socket.gethostname())}-*.*"):
+            pid = left.name.partition(".")[0].rpartition("-")[2]
+            if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         path = (self._root / key).resolve()
@@ -110,7 +120,7 @@ class FolderBlobs:
         if path.exists():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self._aside)
+        handle, name = tempfile.mkstemp(prefix=f"{self._writer}.put.", dir=self._aside)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -144,13 +154,7 @@ class FolderBlobs:
             path.rename(aside)
         else:
             path.unlink(missing_ok=True)
-        self._clear(f"{work}.")
-
-
-def _link_files(source: Path, target: Path) -> None:
-    """Blobs never change, so one file may have many names."""
-    for file in source.iterdir():
-        os.link(file, target / file.name)
+        self._clear(work)
 
 
 def _flush_folder(path: Path) -> None:
@@ -174,7 +178,7 @@ async def check_in(blobs: Blobs, tenant: str, event: CloudEvent) -> CloudEvent:
     data = envelope.data_of(event)
     if len(data) <= CLAIM_BYTES:
         return event
-    key = names.claim_key(tenant, hashlib.sha256(data).hexdigest())
+    key = names.claim_key(tenant, event.get_id(), hashlib.sha256(data).hexdigest())
     await blobs.put(key, data)
     return CloudEvent({**event.get_attributes(), "dataref": key}, b"")
 

@@ -339,10 +339,11 @@ class Bus:
             if not page or len(found) >= reply.get("total", 0):
                 return found
 
-    async def purge(self, stream: str, subject_filter: str) -> None:
-        """Remove everything on the subjects that match."""
+    async def purge(self, stream: str, subject_filter: str, *, before: int | None = None) -> None:
+        """Remove what lies on the subjects that match, all of it or what stands before a place in the stream."""
+        assert before is None or before > 0, "the server takes 0 for all"
         with contextlib.suppress(NotFoundError), answering(stream):
-            await self.js.purge_stream(stream, subject=subject_filter)
+            await self.js.purge_stream(stream, subject=subject_filter, seq=before)
 
     # Listening, without a consumer
 

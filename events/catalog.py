@@ -28,8 +28,10 @@ COLLECT = f"{PREFIX}checkpoint.collect"
 REJECTED = f"{PREFIX}train.rejected"
 RELEASED = f"{PREFIX}train.released"
 LEASE = f"{PREFIX}train.lease"
+HEAD = f"{PREFIX}train.head"
 CHECKPOINT = f"{PREFIX}train.checkpoint"
 
+ALIVE = f"{PREFIX}replica.alive"
 RECORD = f"{PREFIX}record.written"
 MANIFEST = f"{PREFIX}request.sharded"
 
@@ -91,7 +93,9 @@ TABLE: tuple[Kind, ...] = (
     Kind(COLLECT, "command", "CheckpointEntry (JSON)", None, "checkpoint.<tenant>.collect.<path>"),
     Kind(REJECTED, "entry", "Failure (JSON)", None, _COMMAND),
     Kind(RELEASED, "entry", "Failure (JSON)", None, _COMMAND),
-    Kind(LEASE, "entry", "{epoch, holder} (JSON)", None, _RUN + "lease"),
+    Kind(LEASE, "entry", "Lease (JSON)", None, _RUN + "lease"),
+    Kind(HEAD, "entry", "Head (JSON)", None, _RUN + "head"),
+    Kind(ALIVE, "entry", "{} (JSON), gone when it is not repeated", None, "alive.<replica>"),
     Kind(CHECKPOINT, "entry", "CheckpointEntry (JSON)", None, _RUN + "checkpoint.<kind>.<name>"),
     Kind(RECORD, "entry", "a record of records.py (JSON)", None, "record.<kind>.<tenant>.<key>"),
     Kind(MANIFEST, "entry", "{shards, digest} (JSON)", None, "result.<queue>.<tenant>.<request>.manifest"),

@@ -4,14 +4,15 @@ An entry is written once by the holder of the run, under its fence, and is the o
 exist. Deleting, publishing and changing the time to live append a newer entry on the same subject.
 """
 
+import contextlib
 from datetime import UTC, datetime
 
 from cloudevents.core.v1.event import CloudEvent
 from pydantic import BaseModel, ConfigDict
 
 from events import catalog, envelope, names
-from events.bus import Bus
-from events.failure import NotFound
+from events.bus import Bus, Stored
+from events.failure import Conflict, NotFound
 from events.records import EVERYONE, LoraShape, ModelRecord, Records, RunRecord
 from rekindle.types import TinkerPath
 from rekindle.types.paths import Kind
@@ -70,7 +71,7 @@ class Checkpoints:
         """The newest entry under a name, dead or alive."""
         subject = names.checkpoint_subject(run.base, tenant, run.run_id, kind, name)
         stored = await self._bus.last(names.run_stream(run.base), subject)
-        return None if stored is None else CheckpointEntry.model_validate_json(envelope.data_of(stored.event))
+        return None if stored is None else _entry(stored)
 
     async def of_run(self, tenant: str, run: RunRecord) -> list[CheckpointEntry]:
         """Listed entries of one run, newest first."""
@@ -86,14 +87,30 @@ class Checkpoints:
 
     async def _listed(self, base: str, subject_filter: str) -> list[CheckpointEntry]:
         stored = await self._bus.last_of_each(names.run_stream(base), subject_filter)
-        entries = [CheckpointEntry.model_validate_json(envelope.data_of(one.event)) for one in stored]
+        entries = [_entry(one) for one in stored]
         listed = [entry for entry in entries if entry.alive() and not entry.ephemeral]
         return sorted(listed, key=lambda entry: entry.created, reverse=True)
 
-    async def append(self, tenant: str, entry: CheckpointEntry) -> None:
-        """A newer entry by somebody other than the run's holder: deleted, published, other expiry."""
+    async def change(self, tenant: str, entry: CheckpointEntry, **changes: object) -> CheckpointEntry:
+        """Append a newer entry by somebody other than the run's holder: deleted, published, other expiry.
+
+        Raises NotFound when `entry` has meanwhile been deleted, or saved over.
+        """
         subject = names.checkpoint_subject(entry.base, tenant, entry.run_id, entry.kind, entry.name)
-        await self._bus.append(subject, entry_event(tenant, "checkpoint", entry))
+        while True:
+            stored = await self._bus.last(names.run_stream(entry.base), subject)
+            standing = None if stored is None else _entry(stored)
+            if stored is None or standing is None or standing.number != entry.number or not standing.alive():
+                raise NotFound(f"checkpoint {entry.path} does not exist")
+            changed = standing.model_copy(update=changes)
+            with contextlib.suppress(Conflict):
+                event = entry_event(tenant, "checkpoint", changed)
+                await self._bus.append(subject, event, expect_last=stored.sequence)
+                return changed
+
+
+def _entry(stored: Stored) -> CheckpointEntry:
+    return CheckpointEntry.model_validate_json(envelope.data_of(stored.event))
 
 
 def entry_event(tenant: str, service: str, entry: CheckpointEntry) -> CloudEvent:

@@ -17,6 +17,7 @@ from events import catalog, envelope, names
 from events.blobs import Blobs
 from events.bus import Bus
 from events.failure import Failure, NotFound, RekindleError
+from events.lease import read_head
 from events.records import Records, RunRecord, SamplerRecord
 from events.streams import DATA, RESULTS, SAMPLE
 
@@ -159,9 +160,9 @@ class Futures:
         """A command that is its own result (rejected, released); raises when there is no command."""
         command = await self._bus.first(place.command_stream, place.command_subject)
         if command is None:
-            if place.kind == "train":
+            found = await self._result(place)  # it may have resolved, and gone, between the two looks
+            if found is None and place.kind == "train":
                 raise NotFound(f"request {request_id!r} is not known")
-            found = await self._result(place)  # it may have resolved between the two looks
             if found is None:
                 raise Gone(f"request {request_id!r} is not known, or its result has expired")
             return found
@@ -181,7 +182,8 @@ class Futures:
         root = names.run_root(run.base, tenant, owner)
         subjects = await self._bus.subjects(names.run_stream(run.base), f"{root}.cmd.*")
         numbers = {int(subject.rpartition(".")[2]) for subject in subjects}
-        missing = next((n for n in range(number) if n not in numbers), None)
+        head = await read_head(self._bus, names.run_stream(run.base), root)
+        missing = next((n for n in range(head.number + 1, number) if n not in numbers), None)
         if missing is None:
             return None
         later = sorted(n for n in numbers if n > missing)[:LATER_LOOKED_AT]

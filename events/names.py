@@ -47,7 +47,8 @@ def run_root(base: str, tenant: str, run: str) -> str:
 
 
 def run_subject(base: str, tenant: str, run: str, *parts: str | int) -> str:
-    """`run.<base>.<tenant>.<run>.<parts>`; parts: `cmd`, n | `result`, n | `lease` | `checkpoint`, kind, name."""
+    """`run.<base>.<tenant>.<run>.<parts>`; parts: `cmd`, n | `result`, n | `lease` | `head` |
+    `checkpoint`, kind, name."""
     return ".".join([run_root(base, tenant, run), *map(str, parts)])
 
 
@@ -55,9 +56,17 @@ def checkpoint_subject(base: str, tenant: str, run: str, kind: str, name: str) -
     return run_subject(base, tenant, run, "checkpoint", kind, token(name))
 
 
+def head_filter(base: str) -> str:
+    return f"run.{token(base)}.*.*.head"
+
+
 def run_filter(base: str, part: str) -> str:
     """All entries of one kind (`cmd`, `result`) of a base model's runs."""
     return f"run.{token(base)}.*.*.{part}.*"
+
+
+def alive_subject(replica: str) -> str:
+    return f"alive.{token(replica)}"
 
 
 # Work queues and their results.
@@ -148,8 +157,9 @@ def tenant_of(source: str) -> str:
 # Blobs.
 
 
-def claim_key(tenant: str, digest: str) -> str:
-    return f"{token(tenant)}/claims/{digest[:2]}/{digest}"
+def claim_key(tenant: str, owner: str, digest: str) -> str:
+    """A payload belongs to one event, so that it can go with it."""
+    return f"{token(tenant)}/claims/{token(owner)}/{digest}"
 
 
 def checkpoint_key(base: str, tenant: str, run: str, kind: str, name: str, epoch: int) -> str:
@@ -157,9 +167,13 @@ def checkpoint_key(base: str, tenant: str, run: str, kind: str, name: str, epoch
     return f"{token(tenant)}/{token(base)}/{id_token(run)}/{kind}/{token(name)}/{epoch}"
 
 
-def loaded_key(base: str, tenant: str, run: str, number: int) -> str:
-    """What a run has loaded is its own: a replay needs it, whatever became of the checkpoint."""
-    return f"{token(tenant)}/{token(base)}/{id_token(run)}/loaded/{number}"
+def snapshots_key(base: str, tenant: str, run: str) -> str:
+    return f"{token(tenant)}/{token(base)}/{id_token(run)}/snapshots"
+
+
+def snapshot_key(base: str, tenant: str, run: str, number: int, epoch: int) -> str:
+    """The state behind operation `number`, as the writer of that epoch knew it."""
+    return f"{snapshots_key(base, tenant, run)}/{number}-{epoch}"
 
 
 def upload_key(tenant: str, upload_id: str) -> str:

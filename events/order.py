@@ -21,6 +21,8 @@ class Entry:
     type: str
     time: datetime
     """When the stream stored it."""
+    claim: str | None = None
+    """Where its payload lies, if that was too large for the stream."""
 
     @property
     def is_command(self) -> bool:
@@ -43,6 +45,15 @@ class RunOrder:
     head: int = 0
     """The next number to give; everything below has been given."""
     _waiting: dict[int, Entry] = field(default_factory=dict)
+
+    def start(self, number: int) -> None:
+        """Everything below `number` is settled: a snapshot contains it."""
+        self.head = max(self.head, number)
+        self._waiting = {n: entry for n, entry in self._waiting.items() if n >= self.head}
+
+    def beyond(self) -> list[Entry]:
+        """Entries that wait for an earlier number."""
+        return list(self._waiting.values())
 
     def add(self, entry: Entry) -> bool:
         """Whether `entry` is its number's command; later and late ones are ignored."""

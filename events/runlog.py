@@ -1,35 +1,24 @@
 """A training run is a durable log: commands go in at the edges, results come from whoever holds the run.
 
-Promises: the first entry of a number is that command, a retried one changes nothing; a result is written only
-under the lease that its writer took, so that a holder who lost the run can write nothing; once a result stands
-on its subject it is the result. Ordering itself is the pure function in order.py.
+Promises: the first entry of a number is that command, a retried one changes nothing; once a result stands on
+its subject it is the result. Who may write results is lease.py's matter, ordering the pure function in order.py.
 """
 
-import asyncio
-import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from cloudevents.core.v1.event import CloudEvent
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from events import blobs as claims
 from events import catalog, envelope, names
 from events.blobs import Blobs
-from events.bus import Bus, Stored, again_when_unavailable, until_available
-from events.failure import BusUnavailable, Conflict, Failure, RekindleError, StreamFull
+from events.bus import Bus, again_when_unavailable, until_available
+from events.failure import Conflict, Failure
+from events.lease import Head
 from events.order import Entry
 from events.pull import ConsumerGone, Delivery, Puller
 from events.records import RunRecord
-
-WRITE_SECONDS = 60.0
-"""How long a result that cannot be written is tried again."""
-
-
-class LeaseLost(RekindleError):
-    """Somebody else holds the run now: drop it from memory and retry nothing."""
 
 
 class RunLog:
@@ -94,10 +83,9 @@ class LogReader:
                 async for delivery in self._deliveries(puller):
                     self._next = delivery.sequence + 1
                     root, _, number = delivery.subject.rpartition(".cmd.")
-                    yield (
-                        root,
-                        Entry(int(number), delivery.sequence, delivery.event.get_type(), delivery.time),
-                    )
+                    event = delivery.event
+                    claim = event.get_extension("dataref")
+                    yield root, Entry(int(number), delivery.sequence, event.get_type(), delivery.time, claim)
             except ConsumerGone:
                 continue  # go on where we were
             finally:
@@ -142,6 +130,15 @@ class LogReader:
         return await Puller(self._bus, self._stream, consumer).start()
 
     @until_available
+    async def heads(self) -> dict[str, Head]:
+        """Where each run's log begins, by root subject; a run without a snapshot begins at 0."""
+        stored = await self._bus.last_of_each(self._stream, names.head_filter(self._base))
+        return {
+            one.subject.removesuffix(".head"): Head.model_validate_json(envelope.data_of(one.event))
+            for one in stored
+        }
+
+    @until_available
     async def resolved(self) -> dict[str, set[int]]:
         """The numbers that have a result, by root subject of the run."""
         found: dict[str, set[int]] = {}
@@ -149,100 +146,6 @@ class LogReader:
             root, _, number = subject.rpartition(".result.")
             found.setdefault(root, set()).add(int(number))
         return found
-
-
-class RunHolder:
-    """The right to write one run's results, under one epoch.
-
-    Writes of a run go out one at a time, each awaited. After silence the holder looks before it writes again.
-    """
-
-    def __init__(self, bus: Bus, blobs: Blobs, base: str, root: str, epoch: int, lease: int) -> None:
-        self._bus = bus
-        self._blobs = blobs
-        self._stream = names.run_stream(base)
-        self.root = root
-        self.epoch = epoch
-        self._fence = (f"{root}.lease", lease)
-        self._lock = asyncio.Lock()
-
-    @classmethod
-    async def take(cls, bus: Bus, blobs: Blobs, base: str, tenant: str, root: str) -> "RunHolder":
-        """Take the run: append the next epoch. Raises Conflict when somebody else took it meanwhile."""
-        epoch, lease = await _append_epoch(bus, names.run_stream(base), tenant, root, secrets.token_hex(8))
-        return cls(bus, blobs, base, root, epoch, lease)
-
-    async def payload(self, entry: Entry) -> tuple[CloudEvent, bytes]:
-        """The command of an entry and its data."""
-        stored = await self._read(entry.sequence)
-        return stored.event, await claims.check_out(self._blobs, stored.event)
-
-    @again_when_unavailable
-    async def resolved(self) -> set[int]:
-        """The numbers of this run that have a result. Under our lease no others come but our own."""
-        subjects = await self._bus.subjects(self._stream, f"{self.root}.result.*")
-        return {int(subject.rpartition(".")[2]) for subject in subjects}
-
-    @again_when_unavailable
-    async def result(self, number: int) -> Stored | None:
-        """The result of a command, None when it has none yet."""
-        return await self._bus.first(self._stream, f"{self.root}.result.{number}")
-
-    @again_when_unavailable
-    async def _read(self, sequence: int) -> Stored:
-        stored = await self._bus.at(self._stream, sequence)
-        assert stored is not None, "an entry that was read stays until its purge"
-        return stored
-
-    async def write(self, subject: str, event: CloudEvent) -> None:
-        """Write one fenced entry. Raises LeaseLost when the run has another holder."""
-        async with self._lock:
-            doubtful = False
-            async for attempt in AsyncRetrying(
-                retry=retry_if_exception_type((BusUnavailable, StreamFull)),
-                wait=wait_exponential_jitter(multiplier=0.02, max=2.0, jitter=0.05),
-                stop=stop_after_delay(WRITE_SECONDS),
-                reraise=True,
-            ):
-                with attempt:
-                    if doubtful and await self._stands(subject, event):
-                        return
-                    doubtful = True
-                    await self._append(subject, event)
-
-    async def _append(self, subject: str, event: CloudEvent) -> None:
-        try:
-            await self._bus.append(subject, event, fence=self._fence)
-        except Conflict as error:
-            raise LeaseLost(f"{self.root}: epoch {self.epoch} is over") from error
-
-    async def _stands(self, subject: str, event: CloudEvent) -> bool:
-        """Whether a write whose acknowledgement was lost has happened; the lease must still be ours."""
-        lease = await self._bus.last(self._stream, self._fence[0])
-        if lease is None or lease.sequence != self._fence[1]:
-            raise LeaseLost(f"{self.root}: epoch {self.epoch} is over")
-        last = await self._bus.last(self._stream, subject)
-        return last is not None and last.event.get_id() == event.get_id()
-
-
-@again_when_unavailable
-async def _append_epoch(bus: Bus, stream: str, tenant: str, root: str, holder: str) -> tuple[int, int]:
-    """(epoch, stream sequence) of the new lease; after silence it may turn out to be ours already."""
-    subject = f"{root}.lease"
-    last = await bus.last(stream, subject)
-    standing: dict[str, Any] = {"epoch": 0, "holder": ""} if last is None else envelope.json_of(last.event)
-    if last is not None and standing["holder"] == holder:
-        return int(standing["epoch"]), last.sequence
-    epoch = int(standing["epoch"]) + 1
-    event = envelope.make_event(
-        catalog.LEASE,
-        id=f"{root}@{epoch}",
-        tenant=tenant,
-        service="train",
-        subject=root,
-        data=envelope.json_data({"epoch": epoch, "holder": holder}),
-    )
-    return epoch, await bus.append(subject, event, expect_last=0 if last is None else last.sequence)
 
 
 def released(number: int) -> bytes:

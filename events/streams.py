@@ -7,6 +7,7 @@ DATA         workqueue  uploads to take in, versions to derive; takes messages f
 CHECKPOINT   workqueue  blobs to collect
 RESULTS      write-once results of the work queues, for a day
 ATTEMPTS     last value reported failures of deliveries, for a day
+ALIVE        last value replicas that live, for as long as they say so again
 RECORDS      last value sessions, runs, samplers, base models
 FACTS        news for anyone, for 7 days
 DEAD         what failed for good, for 30 days, to look at
@@ -18,7 +19,9 @@ from events import names
 
 DAY = 24 * 3600.0
 WORK_QUEUE = RetentionPolicy.WORK_QUEUE
-RECORDS, RESULTS, FACTS, SAMPLE, REWARD, DATA, CHECKPOINT, DEAD, ATTEMPTS = (
+ALIVE_SECONDS = 10.0
+"""How long a replica that says nothing is still believed to live."""
+RECORDS, RESULTS, FACTS, SAMPLE, REWARD, DATA, CHECKPOINT, DEAD, ATTEMPTS, ALIVE = (
     "RECORDS",
     "RESULTS",
     "FACTS",
@@ -28,6 +31,7 @@ RECORDS, RESULTS, FACTS, SAMPLE, REWARD, DATA, CHECKPOINT, DEAD, ATTEMPTS = (
     "CHECKPOINT",
     "DEAD",
     "ATTEMPTS",
+    "ALIVE",
 )
 
 
@@ -46,6 +50,7 @@ def shared(replicas: int) -> list[StreamConfig]:
 
     work = {"retention": WORK_QUEUE, "discard": DiscardPolicy.NEW}
     return [
+        stream(ALIVE, "alive.>", max_msgs_per_subject=1, max_age=ALIVE_SECONDS),
         stream(RECORDS, "record.>", max_msgs_per_subject=1),
         stream(
             RESULTS,

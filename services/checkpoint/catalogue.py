@@ -130,8 +130,7 @@ EntryDep = Annotated[CheckpointEntry, Depends(_entry_in_path)]
 @router.delete("/training_runs/{run_id}/checkpoints/{kind}/{name}", status_code=204)
 async def delete_checkpoint(entry: EntryDep, edge: EdgeDep, tenant: TenantDep) -> None:
     """Delete a checkpoint: gone from lists at once, its files by a worker."""
-    gone = entry.model_copy(update={"deleted": True})
-    await edge.checkpoints.append(tenant, gone)
+    gone = await edge.checkpoints.change(tenant, entry, deleted=True)
     await edge.bus.append(
         names.collect_subject(tenant, f"{entry.path}@{entry.number}"), _collect(tenant, gone)
     )
@@ -158,19 +157,19 @@ async def set_ttl(entry: EntryDep, request: Request, edge: EdgeDep, tenant: Tena
     expires = (
         None if wanted.ttl_seconds is None else datetime.now(UTC) + timedelta(seconds=wanted.ttl_seconds)
     )
-    await edge.checkpoints.append(tenant, entry.model_copy(update={"expires": expires}))
+    await edge.checkpoints.change(tenant, entry, expires=expires)
 
 
 @router.post("/training_runs/{run_id}/checkpoints/{kind}/{name}/publish", status_code=204)
 async def publish(entry: EntryDep, edge: EdgeDep, tenant: TenantDep) -> None:
     """Let others read a checkpoint."""
-    await edge.checkpoints.append(tenant, entry.model_copy(update={"public": True}))
+    await edge.checkpoints.change(tenant, entry, public=True)
 
 
 @router.delete("/training_runs/{run_id}/checkpoints/{kind}/{name}/publish", status_code=204)
 async def unpublish(entry: EntryDep, edge: EdgeDep, tenant: TenantDep) -> None:
     """Stop letting others read a checkpoint."""
-    await edge.checkpoints.append(tenant, entry.model_copy(update={"public": False}))
+    await edge.checkpoints.change(tenant, entry, public=False)
 
 
 # Files: links that work without an API key until they expire.

@@ -8,4 +8,6 @@ pool.py      keeps the processes, enforces time, tries again what was no fault o
 commands.py  a request, cut into commands
 worker.py    from the queue into the pool and back
 api.py       the HTTP edge
+settings.py  what the service is told by its environment
+app.py       composition root
 """

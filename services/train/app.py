@@ -5,6 +5,7 @@ import asyncio
 import torch
 from fastapi import FastAPI
 
+from events import tasks
 from events.edge import Edge, make_app
 from events.records import EVERYONE, ModelRecord
 from events.serve import serve
@@ -30,13 +31,29 @@ def build(settings: TrainSettings) -> FastAPI:
             edge.records,
             engine,
             settings.base_name,
+            replica=settings.replica,
             max_runs=settings.max_runs,
             gap_seconds=settings.gap_seconds,
+            snapshot_seconds=settings.snapshot_seconds,
+            deterministic=settings.deterministic,
         )
         edge.ready.set()
-        await worker.run()
+        await _run(worker)
 
     return make_app("train", settings, [api.router], work)
+
+
+async def _run(worker: TrainWorker) -> None:
+    """Work until cancelled; then hand over every run, unless cancelled once more."""
+    working = asyncio.create_task(worker.run())
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        worker.drain()
+        await asyncio.wait({working})
+        raise
+    finally:
+        await tasks.end(working)
 
 
 def main() -> None:

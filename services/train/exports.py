@@ -11,8 +11,8 @@ from events.blobs import Blobs
 from events.bus import again_when_unavailable
 from events.checkpoints import CheckpointEntry, Checkpoints, entry_event
 from events.failure import NotFound, ServerError, UserError
+from events.lease import RunHolder
 from events.records import Records, RunRecord
-from events.runlog import RunHolder
 from events.weights import LoadCommand, SaveCommand
 from services.model.base import BaseModel
 from services.train.run import TrainRun, load_state, save_state
@@ -50,6 +50,7 @@ class Exports:
         entry = await self._write(holder, tenant, run, number, state, command)
         subject = names.checkpoint_subject(run.base, tenant, run.run_id, command.kind, command.name)
         await holder.write(subject, entry_event(tenant, "train", entry))
+        await self._tidy(entry)
         return entry, _facts(tenant, entry, command)
 
     @again_when_unavailable
@@ -69,7 +70,7 @@ class Exports:
         state: TrainRun,
         command: SaveCommand,
     ) -> CheckpointEntry:
-        folder = self.blobs.staging()
+        folder = self.blobs.staging(f"save-{names.id_token(run.run_id)}-{number}")
         try:
             await asyncio.to_thread(save_state, folder, state, optimizer=command.optimizer)
         except BaseException:
@@ -94,12 +95,17 @@ class Exports:
             ephemeral=command.sampler_id is not None,
         )
 
-    async def load(self, tenant: str, run_id: str, base: str, number: int, command: LoadCommand) -> TrainRun:
-        """The state in a checkpoint, kept with the run for its replays. Raises ServerError when it is gone."""
-        kept = names.loaded_key(base, tenant, run_id, number)
+    async def _tidy(self, entry: CheckpointEntry) -> None:
+        """Remove what an earlier holder wrote of the same save before it died."""
+        version, _, epoch = entry.blob.rpartition("/")
+        for key in await self.blobs.under(version):
+            if int(key.rpartition("/")[2]) < int(epoch):
+                await self.blobs.delete(key)
+
+    async def load(self, command: LoadCommand) -> TrainRun:
+        """The state in a checkpoint. Raises ServerError when it is gone."""
         try:
-            await self.blobs.copy_folder(command.blob, kept)
-            folder = await self.blobs.folder(kept)
+            folder = await self.blobs.folder(command.blob)
         except NotFound as error:
             raise ServerError(f"path: the files of {command.path} no longer exist") from error
         return await asyncio.to_thread(load_state, folder, self.base, optimizer=command.optimizer)

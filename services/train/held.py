@@ -1,7 +1,8 @@
 """One training run as the trainer holds it: where its log stands, and the state that follows from it.
 
-The state in memory is always that of the first `applied` entries of the log. An entry with a result is applied
-again only to get there (replay), and its result is not written twice.
+The state in memory is that of every entry below `applied`: a snapshot up to the head, and entries of the log
+from there. An entry with a result is applied again only to get there (replay), and its result is not written
+twice.
 """
 
 import asyncio
@@ -10,9 +11,13 @@ from dataclasses import dataclass, field
 
 from events import catalog
 from events.failure import Failure
+from events.lease import Head, RunHolder
 from events.order import Entry, Gap, RunOrder
-from events.runlog import RunHolder
 from services.train.run import TrainRun
+
+NO_HEAD = Head(number=-1, blob=None, epoch=0)
+DEATHS_ALONE, DEATHS_FAILED = 2, 5
+"""Of holders in a row over one command: from then it runs alone in the process; then it fails."""
 
 
 @dataclass(eq=False, slots=True)
@@ -24,20 +29,20 @@ class HeldRun:
     tenant: str = ""
     run_id: str = ""
     order: RunOrder = field(default_factory=RunOrder)
-    known: Entry | None = None
-    """Some entry of its log, to read from it whose it is."""
-    entries: list[Entry] = field(default_factory=list)
-    """The log so far in number order, without gaps."""
+    entries: dict[int, Entry] = field(default_factory=dict)
+    """The log above the head in number order, without gaps."""
     resolved: set[int] = field(default_factory=set)
-    """Numbers that have a result."""
+    """Numbers above the head that have a result."""
     pending: set[int] = field(default_factory=set)
     """Numbers of entries that have none yet."""
+    head: Head = NO_HEAD
+    """What the newest snapshot contains."""
     applied: int = 0
-    """How many entries the state in memory contains."""
+    """The state in memory contains every entry below this number."""
     state: TrainRun | None = None
     holder: RunHolder | None = None
-    lost: bool = False
-    """Somebody else holds it now."""
+    held_elsewhere_until: float = 0.0
+    """Somebody else was seen to hold it; look again at that time of the loop's clock."""
     stale: bool = False
     """State or results may differ from the log: take the lease anew and replay."""
     beyond_repair: Failure | None = None
@@ -45,48 +50,86 @@ class HeldRun:
     given_up: int = -1
     """The last number that was released because nobody sent it."""
     last_used: float = 0.0
+    since_head: float | None = None
+    """When the first entry after the newest snapshot was applied, by the loop's clock."""
     writes: set["asyncio.Task[None]"] = field(default_factory=set)
     """Results and exports on their way."""
+    last_result: "asyncio.Task[None] | None" = None
+    """The newest of the results on their way; each waits for the one before."""
     saving: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Exports of a run end in the order of their commands."""
+    snapshot: "asyncio.Task[None] | None" = None
+    """The one on its way."""
 
     def add(self, entry: Entry) -> None:
         """Take an entry of the log, in stream order."""
-        self.known = self.known or entry
         self.order.add(entry)
         while (ready := self.order.take()) is not None:
-            self.entries.append(ready)
-            if not ready.is_command:
-                self.resolved.add(ready.number)
-            elif ready.number not in self.resolved:
+            self.entries[ready.number] = ready
+            if ready.number not in self.resolved and ready.is_command:
                 self.pending.add(ready.number)
 
     def resolve(self, numbers: Iterable[int]) -> None:
         """These numbers have a result."""
-        self.resolved.update(numbers)
+        self.resolved.update(number for number in numbers if number > self.head.number)
         self.pending.difference_update(numbers)
 
-    @property
-    def has_work(self) -> bool:
+    def begin_at(self, head: Head) -> None:
+        """A snapshot contains everything up to the head: what lies below is no longer of interest."""
+        self.head = head
+        self.order.start(head.number + 1)
+        self.entries = {number: entry for number, entry in self.entries.items() if number > head.number}
+        self.resolved = {number for number in self.resolved if number > head.number}
+        self.pending = {number for number in self.pending if number > head.number}
+        self.applied = max(self.applied, head.number + 1)
+
+    def has_work(self, now: float) -> bool:
         """Whether some entry that can run has no result yet, nor one on its way."""
-        return not self.lost and any(self.stale or number >= self.applied for number in self.pending)
+        if now < self.held_elsewhere_until:
+            return False
+        return any(self.stale or number >= self.applied for number in self.pending)
 
     def gap(self) -> Gap | None:
-        """The number that later ones wait for in vain, unless somebody else or nobody shall release it."""
-        gap = None if self.lost else self.order.gap()
+        """The number that later ones wait for, unless nobody shall release it."""
+        gap = self.order.gap()
         return None if gap is None or gap.number <= self.given_up else gap
+
+    @property
+    def suspect(self) -> int | None:
+        """The command over which several holders have died and which has no result yet."""
+        lease = None if self.holder is None else self.holder.lease
+        if lease is None or lease.deaths < DEATHS_ALONE or lease.suspect not in self.pending:
+            return None
+        return lease.suspect
+
+    @property
+    def condemned(self) -> int | None:
+        """The command that shall not be tried again."""
+        assert self.holder is not None, "asked of a run that is held"
+        return self.suspect if self.holder.lease.deaths >= DEATHS_FAILED else None
 
     def next_entries(self, most: int) -> list[Entry]:
         """What to apply next: a row of forward-backward commands (in one call), or one other entry."""
         row: list[Entry] = []
-        for entry in self.entries[self.applied : self.applied + most]:
+        for number in range(self.applied, self.applied + most):
+            entry = self.entries.get(number)
+            if entry is None:
+                return row
             if entry.type != catalog.FORWARD_BACKWARD:
                 return row or [entry]
             row.append(entry)
+            if number == self.suspect:
+                return row
         return row
+
+    def settled(self) -> bool:
+        """Whether every entry that was applied has its result: only then is a snapshot true."""
+        return not any(number < self.applied for number in self.pending)
 
     def forget(self) -> None:
         """Drop the state; the log brings it back."""
         self.state = None
-        self.applied = 0
+        self.applied = self.head.number + 1
         self.beyond_repair = None
+        self.since_head = None
+        self.last_result = None

@@ -1,5 +1,9 @@
 """Settings of the training service."""
 
+import secrets
+
+from pydantic import Field
+
 from events.settings import EdgeSettings
 
 
@@ -12,8 +16,14 @@ class TrainSettings(EdgeSettings):
     """Folder or hub id of its weights."""
     token_budget: int | None = None
     """Tokens of one pass: bounds the memory for activations. None = what suits the device."""
+    replica: str = Field(default_factory=lambda: f"train-{secrets.token_hex(6)}")
+    """Name of this process, which no other ever has."""
     max_runs: int = 64
-    """Runs kept in memory; an idle one beyond that is dropped and replayed from its log when it is needed."""
+    """Runs kept in memory; an idle one beyond that is dropped and comes back from its snapshot when it is needed."""
+    snapshot_seconds: float = 30.0
+    """How old the newest snapshot of a run that trains may become: what a take-over has to compute again."""
+    deterministic: bool = False
+    """Weights bit for bit the same, however often a run is replayed and whoever trains beside it; slower."""
     threads: int | None = None
     """CPU threads; None = torch's choice."""
     device: str = "cpu"

@@ -1,42 +1,40 @@
 """The trainer's loop: reads the logs of all runs of a base model, computes, writes results under each run's lease.
 
 A round takes from every run that has work: its next forward-backward commands, which all share passes, or one
-other command. Results are written while the next round computes. A trainer that starts finds in the logs what
-has no result yet, and applies again what came before it.
+other command. Results are written while the next round computes. A trainer that takes a run loads its newest
+snapshot, applies again what came after it, and finds what has no result yet.
 """
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Callable, Coroutine, Iterator
+import math
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import structlog
 
 from events import blobs as claims
-from events import catalog, envelope, facts, names, tasks, trace
+from events import catalog, envelope, facts, liveness, names, tasks, trace
 from events.blobs import Blobs
-from events.bus import Bus, again_when_unavailable
+from events.bus import Bus
 from events.checkpoints import Checkpoints
-from events.failure import BusUnavailable, CommandFailed, Conflict, Failure, ServerError, UserError
+from events.failure import BusUnavailable, CommandFailed, Conflict, Failure, RekindleError, ServerError
+from events.lease import LeaseLost
 from events.order import Entry
 from events.records import Records, RunRecord
-from events.runlog import LeaseLost, LogReader, RunHolder, gap_deadline, released
+from events.runlog import LogReader, gap_deadline, released
 from events.weights import LoadCommand, SaveCommand
 from rekindle.types import parse_forward_backward
-from rekindle.types.requests import (
-    CreateModelResponse,
-    LoadWeightsResponse,
-    OptimStepRequest,
-    OptimStepResponse,
-)
-from services.model.lora import LoraSpec
+from rekindle.types.requests import OptimStepRequest
+from services.train.commands import Commands, state_of
 from services.train.engine import PassResult, PassWork, TrainEngine
 from services.train.exports import Exports
-from services.train.held import HeldRun
-from services.train.results import Done, fact_of, result_event
+from services.train.held import DEATHS_FAILED, HeldRun
+from services.train.holding import Holding
+from services.train.results import Done, result_event
 from services.train.run import TrainRun
+from services.train.snapshots import Snapshots
 from services.train.together import Job, train_together
 
 log = structlog.get_logger(__name__)
@@ -45,7 +43,7 @@ T = TypeVar("T")
 MOST_COMMANDS = 64
 """Forward-backward commands of one run taken in a round, so that other runs get their turn."""
 END_SECONDS = 5.0
-"""How long results on their way may take when the worker ends."""
+"""How long results on their way may take when the worker is cut off."""
 
 
 class TrainWorker:
@@ -59,18 +57,28 @@ class TrainWorker:
         engine: TrainEngine,
         base: str,
         *,
+        replica: str = "",
         max_runs: int = 64,
         gap_seconds: float = 360.0,
+        snapshot_seconds: float = 30.0,
+        deterministic: bool = False,
     ) -> None:
         self._bus = bus
         self._blobs = blobs
         self._engine = engine
         self._base = base
+        self._replica = replica
         self._max_runs = max_runs
         self._gap_seconds = gap_seconds
-        self._exports = Exports(blobs, Checkpoints(bus, records), records, engine.base)
+        self._snapshot_seconds = snapshot_seconds
+        self._deterministic = deterministic
+        self._snapshots = Snapshots(blobs, base, engine.base)
+        self._holding = Holding(bus, blobs, base, replica, self._snapshots)
+        exports = Exports(blobs, Checkpoints(bus, records), records, engine.base)
+        self._commands = Commands(engine, exports, self._snapshots, self._compute)
         self._runs: dict[str, HeldRun] = {}
         self._changed = asyncio.Event()
+        self._draining = False
         self._failure: BaseException | None = None
         """Of a write, for no reason that trying again would mend: this process must not look alive."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
@@ -78,21 +86,29 @@ class TrainWorker:
     # The loop
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Work until drained, which hands over every run, or cancelled, which leaves them as they are."""
         reader = LogReader(self._bus, self._base)
         await self._bus.ensure_run_stream(self._base)
+        for root, head in (await reader.heads()).items():
+            self._run_at(root).begin_at(head)
         for root, numbers in (await reader.resolved()).items():
             self._run_at(root).resolve(numbers)
         reading = asyncio.create_task(self._read(reader))
         reading.add_done_callback(lambda _: self._changed.set())
+        beating = asyncio.create_task(liveness.beat(self._bus, self._replica)) if self._replica else None
         try:
-            while True:
-                await self._wait_for_work(reading)
+            while await self._wait_for_work(reading):
                 await self._round()
+            await self.hand_over()
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
-            await tasks.end(reading)
+            await tasks.end(reading, *([beating] if beating else []))
             await self._end_writes()
+
+    def drain(self) -> None:
+        """Finish the round in hand, then let go of everything."""
+        self._draining = True
+        self._changed.set()
 
     async def _end_writes(self) -> None:
         """Let results that are on their way arrive; whatever does not is computed again from the log."""
@@ -109,29 +125,52 @@ class TrainWorker:
     def _run_at(self, root: str) -> HeldRun:
         return self._runs.setdefault(root, HeldRun(root))
 
-    async def _wait_for_work(self, reading: "asyncio.Task[None]") -> None:
-        while True:
+    async def _wait_for_work(self, reading: "asyncio.Task[None]") -> bool:
+        """Return True when some run has work, False when the worker drains."""
+        while not self._draining:
             self._changed.clear()
             if self._failure is not None:
                 raise self._failure
             if reading.done():
                 reading.result()
             await self._release_gaps()
-            if any(run.has_work for run in self._runs.values()):
-                return
+            await self._take_snapshots()
+            if any(run.has_work(_now()) for run in self._runs.values()):
+                return True
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._next_gap()):  # wait_for may swallow a cancellation
+                async with asyncio.timeout_at(self._next_look()):  # wait_for may swallow a cancellation
                     await self._changed.wait()
+        return False
+
+    def _next_look(self) -> float | None:
+        """When something is due that no event announces: a gap given up, a snapshot, a run to look at again."""
+        moments: list[float] = []
+        for run in self._runs.values():
+            if (gap := run.gap()) is not None:
+                given_up = _now() + gap_deadline(gap.since, self._gap_seconds)
+                moments.append(max(given_up, run.held_elsewhere_until))
+            if run.pending and run.held_elsewhere_until > _now():
+                moments.append(run.held_elsewhere_until)
+            if run.since_head is not None and run.snapshot is None:
+                moments.append(run.since_head + self._snapshot_seconds)
+        return min(moments, default=None)
 
     async def _round(self) -> None:
-        """One turn of every run that has work."""
+        """One turn of every run that has work; of a suspect alone, with nothing else in the process to lose."""
         jobs: list[Job] = []
-        for run in [run for run in self._runs.values() if run.has_work]:
+        for run in [run for run in self._runs.values() if run.has_work(_now())]:
             with self._keeping(run):
-                await self._hold(run)
+                if not await self._hold(run):
+                    continue
+                if run.suspect is not None:
+                    await self._be_alone_with(run)
+                    jobs = await self._turn(run)
+                    break
                 jobs += await self._turn(run)
         await train_together(jobs, self._run_passes, self._record)
-        self._make_room()
+        if any(run.suspect is not None for run in self._runs.values()):
+            await self._settle(self._runs.values())
+        await self._make_room()
 
     @contextlib.contextmanager
     def _keeping(self, run: HeldRun) -> Iterator[None]:
@@ -143,33 +182,29 @@ class TrainWorker:
         except BusUnavailable as error:
             self._doubt(run, error)
 
-    async def _hold(self, run: HeldRun) -> None:
-        """Take the lease of a run that is not held yet, or whose memory is in doubt."""
-        run.last_used = time.monotonic()
-        if run.stale:
-            await asyncio.gather(*run.writes, return_exceptions=True)
-            run.forget()
-            run.holder = None
-            run.stale = False
-        if run.holder is None:
-            await self._identify(run)
-            run.holder = await RunHolder.take(self._bus, self._blobs, self._base, run.tenant, run.root)
-            # Only now can nobody else add results: those that another holder wrote meanwhile stand.
-            run.resolve(await run.holder.resolved())
+    async def _hold(self, run: HeldRun) -> bool:
+        run.last_used = _now()
+        return await self._holding.hold(run)
 
-    @again_when_unavailable
-    async def _identify(self, run: HeldRun) -> None:
-        """Read from an entry whose run it is."""
-        assert run.known is not None, "a run is known by its entries"
-        stored = await self._bus.at(names.run_stream(self._base), run.known.sequence)
-        assert stored is not None, "the entry was read from there"
-        run.run_id = stored.event.get_subject() or ""
-        run.tenant = names.tenant_of(stored.event.get_source())
+    async def _be_alone_with(self, suspect: HeldRun) -> None:
+        """Let go of all other runs: should this process die now, no death counts against them."""
+        others = [run for run in self._runs.values() if run is not suspect and run.holder is not None]
+        await self._settle(others)
+        for run in others:
+            with self._keeping(run):
+                await self._holding.release(run)
+
+    async def _settle(self, runs: Iterable[HeldRun]) -> None:
+        """Wait for the results on their way."""
+        await asyncio.gather(*(write for run in runs for write in run.writes), return_exceptions=True)
 
     async def _turn(self, run: HeldRun) -> list[Job]:
         """Apply the next entry, or give its forward-backward commands to the shared passes."""
-        entries = run.next_entries(MOST_COMMANDS)
+        entries = run.next_entries(1 if self._deterministic else MOST_COMMANDS)
+        if not entries:
+            return []
         run.applied += len(entries)
+        run.since_head = run.since_head or _now()
         if entries[0].type != catalog.FORWARD_BACKWARD:
             await self._apply(run, entries[0])
             return []
@@ -179,7 +214,9 @@ class TrainWorker:
     def _lose(self, run: HeldRun) -> None:
         log.warning("lease.lost", run=run.run_id)
         run.forget()
-        run.lost = True
+        run.stale = True
+        run.held_elsewhere_until = _now() + 1.0
+        self._changed.set()
 
     def _doubt(self, run: HeldRun, error: BaseException) -> None:
         """Memory and log may differ: replay under a new lease, after which no earlier write counts."""
@@ -187,12 +224,77 @@ class TrainWorker:
         run.stale = True
         self._changed.set()
 
-    def _make_room(self) -> None:
+    # Snapshots, and letting go
+
+    async def _take_snapshots(self) -> None:
+        for run in list(self._runs.values()):
+            if run.since_head is not None and _now() >= run.since_head + self._snapshot_seconds:
+                await self._begin_snapshot(run)
+
+    async def _begin_snapshot(self, run: HeldRun) -> None:
+        """Copy the state now; write it, once all that it contains has its result, while training goes on."""
+        if run.snapshot is not None or run.stale or run.holder is None or run.beyond_repair is not None:
+            return
+        run.since_head = None
+        copy = None if run.state is None else await self._commands.copy(run)
+        writing = self._snapshot(run, run.applied - 1, copy, list(run.writes))
+        run.snapshot = self._spawn(run, writing)
+        run.snapshot.add_done_callback(lambda _: self._snapshot_ended(run))
+
+    def _snapshot_ended(self, run: HeldRun) -> None:
+        run.snapshot = None
+        self._changed.set()  # another may be due
+
+    async def _snapshot(
+        self, run: HeldRun, number: int, copy: TrainRun | None, earlier: list["asyncio.Task[None]"]
+    ) -> None:
+        await asyncio.gather(*earlier, return_exceptions=True)
+        if run.stale or number <= run.head.number or any(n <= number for n in run.pending):
+            return
+        await self._settle_refusals(run, number)
+        await self._snapshots.save(run, number, copy)
+
+    async def _settle_refusals(self, run: HeldRun, number: int) -> None:
+        """An entry that is its own result leaves with the log: first it gets a result like any other."""
+        for entry in [entry for n, entry in run.entries.items() if n <= number and not entry.is_command]:
+            if entry.number not in run.resolved:
+                assert run.holder is not None, "snapshots are taken by the holder"
+                _, data = await run.holder.payload(entry)
+                await self._write(run, entry, Failure.model_validate_json(data))
+
+    async def hand_over(self) -> None:
+        """Leave every run as a snapshot that its next holder goes on from at once."""
+        await self._settle(self._runs.values())
+        held = [run for run in self._runs.values() if run.holder is not None and not run.stale]
+        for run in held:
+            with self._letting_go(run):
+                if run.applied > run.head.number + 1:
+                    await self._begin_snapshot(run)
+        await self._settle(held)
+        for run in held:
+            with self._letting_go(run):
+                await self._holding.release(run)
+        if self._replica:
+            with contextlib.suppress(BusUnavailable):
+                await liveness.bury(self._bus, self._replica)
+
+    @contextlib.contextmanager
+    def _letting_go(self, run: HeldRun) -> Iterator[None]:
+        """What cannot be handed over is taken over."""
+        try:
+            yield
+        except (RekindleError, OSError) as error:
+            log.warning("run.kept", run=run.run_id, exc_info=error)
+
+    async def _make_room(self) -> None:
         """Drop idle runs, least recently used first, above what memory is meant for."""
         loaded = [run for run in self._runs.values() if run.state is not None]
-        idle = sorted((r for r in loaded if not r.has_work and not r.writes), key=lambda r: r.last_used)
-        for run in idle[: max(0, len(loaded) - self._max_runs)]:
-            run.forget()
+        idle = [run for run in loaded if not run.has_work(_now()) and not run.writes]
+        for run in sorted(idle, key=lambda run: run.last_used)[: max(0, len(loaded) - self._max_runs)]:
+            if run.since_head is None:
+                run.forget()
+            else:
+                await self._begin_snapshot(run)  # dropped once that is done
 
     # Forward and backward
 
@@ -202,13 +304,14 @@ class TrainWorker:
             return None
         assert run.holder is not None, "a turn is taken by the holder"
         try:
-            state = _state_of(run)
+            _refuse_condemned(run, entry)
+            state = state_of(run)
             event, data = await run.holder.payload(entry)
             request = await self._compute(parse_forward_backward, data)
         except CommandFailed as error:
             await self._record(run, entry, error.failure)
             return None
-        except BusUnavailable:
+        except (BusUnavailable, LeaseLost):
             raise
         except Exception as error:
             log.error("command.failed", run=run.run_id, number=entry.number, exc_info=error)
@@ -218,7 +321,10 @@ class TrainWorker:
         return Job(run, entry, work, event.get_extension("traceparent"))
 
     async def _run_passes(self, work: list[PassWork]) -> list[PassResult]:
-        return await self._compute(self._engine.run_passes, work)
+        if not self._deterministic:
+            return await self._compute(self._engine.run_passes, work)
+        # A row of a product depends bitwise on its company: one command, one pass.
+        return [result for one in work for result in await self._compute(self._engine.run_passes, [one])]
 
     async def _failed_before(self, run: HeldRun, entry: Entry) -> bool:
         assert run.holder is not None, "a turn is taken by the holder"
@@ -234,6 +340,7 @@ class TrainWorker:
             return
         assert run.holder is not None, "a turn is taken by the holder"
         try:
+            _refuse_condemned(run, entry)
             event, data = await run.holder.payload(entry)
             trace.take_up(event.get_extension("traceparent"))
             done = await self._command(run, entry, data, replayed)
@@ -253,9 +360,9 @@ class TrainWorker:
         """What the command does; None when its result comes later or stands already."""
         match entry.type:
             case catalog.CREATE_MODEL:
-                return await self._create(run, RunRecord.model_validate_json(data))
+                return await self._commands.create(run, RunRecord.model_validate_json(data))
             case catalog.OPTIM_STEP:
-                return await self._step(run, entry, OptimStepRequest.model_validate_json(data))
+                return await self._commands.step(run, entry, OptimStepRequest.model_validate_json(data))
             case catalog.LOAD_WEIGHTS:
                 return await self._load(run, entry, LoadCommand.model_validate_json(data))
             case _:
@@ -263,62 +370,49 @@ class TrainWorker:
                     await self._begin_save(run, entry, SaveCommand.model_validate_json(data))
                 return None
 
-    async def _create(self, run: HeldRun, record: RunRecord) -> Done:
-        run.state = await self._compute(self._engine.new_run, LoraSpec(**record.lora.model_dump()))
-        started = fact_of(run, 0, catalog.RUN_STARTED, {"base": record.base, "rank": record.lora.rank})
-        return Done(CreateModelResponse(model_id=run.run_id).model_dump_json().encode(), facts=(started,))
-
-    async def _step(self, run: HeldRun, entry: Entry, request: OptimStepRequest) -> Done:
-        state = _state_of(run)
-        metrics = await self._compute(self._engine.optim_step, state, request.adam_params)
-        fact = fact_of(
-            run,
-            entry.number,
-            catalog.STEP_APPLIED,
-            {"number": entry.number, "step": state.step, "metrics": metrics},
-        )
-        return Done(OptimStepResponse(metrics=metrics).model_dump_json().encode(), facts=(fact,))
-
     async def _load(self, run: HeldRun, entry: Entry, command: LoadCommand) -> Done:
-        run.state = await self._exports.load(run.tenant, run.run_id, self._base, entry.number, command)
-        answer = LoadWeightsResponse(path=command.path, model_id=run.run_id)
-        return Done(answer.model_dump_json(exclude_none=True).encode())
+        await self._settle([run])
+        if run.stale or any(number < entry.number for number in run.pending):
+            raise BusUnavailable("results before the load are not durable")
+        await self._settle_refusals(run, entry.number)
+        return await self._commands.load(run, entry, command)
 
     async def _begin_save(self, run: HeldRun, entry: Entry, command: SaveCommand) -> None:
         """Copy the state now; write it while training goes on."""
-        copy = await self._compute(_state_of(run).copy)
-        self._spawn(run, self._save(run, entry, command, copy))
+        copy = await self._commands.copy(run)
+        self._spawn(run, self._save(run, entry, command, copy, run.last_result))
+        if command.kind == "weights":
+            run.since_head = -math.inf  # a good moment for a snapshot too
 
-    async def _save(self, run: HeldRun, entry: Entry, command: SaveCommand, copy: TrainRun) -> None:
-        assert run.holder is not None, "weights are saved by the holder"
-        try:
-            async with run.saving:
-                saved, news = await self._exports.save(
-                    run.holder, run.tenant, run.run_id, entry.number, copy, command
-                )
-        except CommandFailed as error:
-            await self._write(run, entry, error.failure)
-            return
-        except OSError as error:
-            await self._write(run, entry, ServerError(f"the files cannot be written: {error}").failure)
-            return
-        answer: dict[str, Any] = {"path": saved.path, "size_bytes": saved.size_bytes}
-        if command.sampler_id is not None:
-            answer = {"sampling_session_id": command.sampler_id}
-        answer["type"] = entry.type.rpartition(".")[2]
-        await self._write(run, entry, Done(envelope.json_data(answer), facts=tuple(news)))
+    async def _save(
+        self,
+        run: HeldRun,
+        entry: Entry,
+        command: SaveCommand,
+        copy: TrainRun,
+        earlier: "asyncio.Task[None] | None",
+    ) -> None:
+        await _after(earlier)
+        await self._write(run, entry, await self._commands.save(run, entry, command, copy))
 
     # Results
 
     async def _record(self, run: HeldRun, entry: Entry, done: Done | Failure) -> None:
         """Write a result in the background, unless one stands."""
         if entry.number not in run.resolved:
-            self._spawn(run, self._write(run, entry, done))
+            run.last_result = self._spawn(run, self._write_next(run, entry, done, run.last_result))
         elif isinstance(done, Failure) and run.beyond_repair is None:
             # It went well once. Weights without its effect would be other weights than the client was told of.
             log.error("replay.failed", run=run.run_id, number=entry.number, reason=done.message)
             message = f"the state of this run cannot be restored: operation {entry.number}: {done.message}"
             run.beyond_repair = Failure(message=message, category="server")
+
+    async def _write_next(
+        self, run: HeldRun, entry: Entry, done: Done | Failure, earlier: "asyncio.Task[None] | None"
+    ) -> None:
+        """Never before the results that it rests on: one of them may yet have another end, under another holder."""
+        await _after(earlier)
+        await self._write(run, entry, done)
 
     async def _write(self, run: HeldRun, entry: Entry, done: Done | Failure) -> None:
         event = result_event(run, entry, done)
@@ -330,10 +424,11 @@ class TrainWorker:
         await run.holder.write(subject, await claims.check_in(self._blobs, run.tenant, event))
         run.resolve([entry.number])
 
-    def _spawn(self, run: HeldRun, writing: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, run: HeldRun, writing: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(writing)
         run.writes.add(task)
         task.add_done_callback(lambda done: self._written(run, done))
+        return task
 
     def _written(self, run: HeldRun, task: "asyncio.Task[None]") -> None:
         run.writes.discard(task)
@@ -348,20 +443,15 @@ class TrainWorker:
 
     # Gaps
 
-    def _next_gap(self) -> float | None:
-        """Seconds until the next missing number is given up."""
-        ends = [
-            gap_deadline(gap.since, self._gap_seconds) for run in self._runs.values() if (gap := run.gap())
-        ]
-        return max(0.0, min(ends)) if ends else None
-
     async def _release_gaps(self) -> None:
         for run in list(self._runs.values()):
             gap = run.gap()
-            if gap is not None and gap_deadline(gap.since, self._gap_seconds) <= 0:
+            if gap is None or run.held_elsewhere_until > _now():
+                continue
+            if gap_deadline(gap.since, self._gap_seconds) <= 0:
                 with self._keeping(run):
-                    await self._hold(run)
-                    await self._release(run, gap.number)
+                    if await self._hold(run) and run.gap() == gap:  # another holder may have gone beyond it
+                        await self._release(run, gap.number)
 
     async def _release(self, run: HeldRun, number: int) -> None:
         """Give up a number by a fenced entry; whichever entry came first is that number's."""
@@ -383,10 +473,19 @@ class TrainWorker:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
 
-def _state_of(run: HeldRun) -> TrainRun:
-    """The state that a command works on. Raises CommandFailed when there is none to be trusted."""
-    if run.beyond_repair is not None:
-        raise ServerError(run.beyond_repair.message)
-    if run.state is None:
-        raise UserError(f"model_id: run {run.run_id!r} has no weights; its creation failed")
-    return run.state
+async def _after(earlier: "asyncio.Task[None] | None") -> None:
+    """Wait for the result before. Raises BusUnavailable when it could not be written."""
+    if earlier is not None:
+        await asyncio.wait({earlier})
+        if earlier.cancelled() or earlier.exception() is not None:
+            raise BusUnavailable("a result before this one could not be written")
+
+
+def _refuse_condemned(run: HeldRun, entry: Entry) -> None:
+    """Raise ServerError for the command that has ended too many holders."""
+    if entry.number == run.condemned:
+        raise ServerError(f"{DEATHS_FAILED} trainers in a row ended over this command")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

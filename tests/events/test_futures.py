@@ -11,8 +11,9 @@ from events.blobs import CLAIM_BYTES, FolderBlobs, check_in
 from events.bus import Bus
 from events.failure import Conflict, Failure, NotFound
 from events.futures import Futures, Gone, Result
+from events.lease import RunHolder
 from events.records import LoraShape, Records, RunRecord, SamplerRecord
-from events.runlog import RunHolder, RunLog, released
+from events.runlog import RunLog, released
 from events.tasks import end
 from tests.events.nats_process import NatsProcess
 

@@ -12,9 +12,10 @@ from events.blobs import CLAIM_BYTES, FolderBlobs
 from events.bus import Bus
 from events.envelope import CloudEvent
 from events.failure import BusUnavailable, Conflict, Failure
+from events.lease import LeaseLost, RunHolder
 from events.order import Entry
 from events.records import LoraShape, RunRecord
-from events.runlog import LeaseLost, LogReader, RunHolder, RunLog, gap_deadline
+from events.runlog import LogReader, RunLog, gap_deadline
 from events.tasks import end
 from tests.events.nats_process import NatsProcess
 

@@ -1,19 +1,22 @@
-"""The loop against the real stack: with a person's own data and model, and with the demo's own."""
+"""The loop against the real stack: own data and the demo's, either client, either judge, and a judge that is killed."""
 
+import contextlib
 import json
 import math
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import psutil
 import pytest
 
 from examples.text2sql.base_model import Recipe, make_base_model
 from examples.text2sql.questions import make_databases, make_tasks
 from examples.text2sql.verify import TOLERANCE, adapter_match
-from tests.stack import ROOT, Stack
+from tests.stack import ROOT, Stack, running_stack
 
 KEYS = {
     "seed",
@@ -39,9 +42,12 @@ def run_loop(out: Path, *options: object) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("client", ["tinker", "rekindle"])
+IN_THE_LOOP = ("--judge", "loop", "--data", "local")
+
+
+@pytest.mark.parametrize(("client", "options"), [("tinker", ()), ("rekindle", ()), ("rekindle", IN_THE_LOOP)])
 def test_the_loop_takes_own_questions_and_any_model_on_a_running_server(
-    stack: Stack, tmp_path: Path, client: str
+    stack: Stack, tmp_path: Path, client: str, options: tuple[str, ...]
 ):
     database, questions, out = tmp_path / "own.sqlite", tmp_path / "own.jsonl", tmp_path / "out"
     connection = sqlite3.connect(database)
@@ -54,9 +60,9 @@ def test_the_loop_takes_own_questions_and_any_model_on_a_running_server(
 
     server = ("--base-url", stack.url, "--base-model", stack.base_model, "--cache", tmp_path / "cache")
     own = ("--questions", questions, "--database", database)
-    result = run_loop(out, *server, *own, "--steps", 1, "--rewards", "shuffled", "--client", client)
+    result = run_loop(out, *server, *own, "--steps", 1, "--rewards", "shuffled", "--client", client, *options)
     assert result["rewards"] == "shuffled" and result["heldout_schema"] == {"before": None, "after": None}
-    assert len(metrics(out)) == 2
+    assert [row["excluded"] for row in metrics(out)] == [0, 0]
     assert {path.name for path in out.iterdir()} == {"adapter", "curve.png", "metrics.jsonl", "result.json"}
 
 
@@ -90,19 +96,85 @@ def test_the_saved_adapter_reproduces_the_final_match_with_plain_transformers_an
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_both_clients_give_the_same_curve_with_the_same_seed(base: tuple[Path, Path], tmp_path: Path):
+def test_both_clients_and_both_judges_give_the_same_curve_with_the_same_seed(
+    base: tuple[Path, Path], tmp_path: Path
+):
     folder, cache = base
     common = ("--seed", SEED, "--steps", 4, "--base-model", folder, "--cache", cache)
-    for client in ("tinker", "rekindle"):
-        run_loop(tmp_path / client, *common, "--client", client)
-    ours, theirs = metrics(tmp_path / "rekindle"), metrics(tmp_path / "tinker")
+    run_loop(tmp_path / "tinker", *common, "--client", "tinker")
+    run_loop(tmp_path / "rekindle", *common, "--client", "rekindle", *IN_THE_LOOP)
+    assert_same_curve(metrics(tmp_path / "rekindle"), metrics(tmp_path / "tinker"))
+    assert {path.name for path in (tmp_path / "rekindle" / "adapter").iterdir()} == {
+        path.name for path in (tmp_path / "tinker" / "adapter").iterdir()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_reward_worker_that_is_killed_in_mid_batch_changes_nothing_in_the_curve(
+    base: tuple[Path, Path], tmp_path: Path
+):
+    folder, cache = base
+    with running_stack(f"text2sql={folder}", tmp_path / "data") as stack:
+        common = ("--seed", SEED, "--steps", 3, "--cache", cache, "--base-url", stack.url)
+        run_loop(tmp_path / "undisturbed", *common, *IN_THE_LOOP)
+        with Killer(stack.data_dir) as killer:
+            run_loop(tmp_path / "killed", *common)
+    assert killer.kills == KILLS
+    assert_same_curve(metrics(tmp_path / "killed"), metrics(tmp_path / "undisturbed"))
+    assert [row["excluded"] for row in metrics(tmp_path / "killed")] == [0] * 4
+
+
+KILLS = 3
+GRADING_SECONDS = 0.05
+"""Of processor time in which a grading process scores some of its answers, and not all."""
+
+
+class Killer:
+    """Kills the stack's reward service as soon as it grades, `KILLS` times, the replacement as well."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.kills = 0
+        self._processes = data_dir / "processes.json"
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self.kills < KILLS and not self._ended.is_set():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if (reward := self._reward()) is not None and self._grades(reward):
+                    reward.kill()
+                    self.kills += 1
+
+    def _reward(self) -> psutil.Process | None:
+        """The service once it is ready."""
+        rows = json.loads(self._processes.read_text())
+        pids = [row["pid"] for row in rows if row["service"] == "reward" and row["state"] == "ready"]
+        return psutil.Process(pids[0]) if pids else None
+
+    def _grades(self, reward: psutil.Process) -> bool:
+        """Wait until one of its children works, or for something else to happen."""
+        children = reward.children()
+        before = [child.cpu_times().user for child in children]
+        while reward.is_running() and reward.status() != psutil.STATUS_ZOMBIE and not self._ended.wait(0.005):
+            if any(c.cpu_times().user > b + GRADING_SECONDS for c, b in zip(children, before, strict=True)):
+                return True
+        return False
+
+
+def assert_same_curve(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
     for name in ("reward", "match", "heldout"):
         # Tokens may part where two are almost equally likely: rows of a product differ with their company.
         expected = [pytest.approx(row[name], abs=0.02) if row[name] is not None else None for row in theirs]
         assert [row[name] for row in ours] == expected
-    assert {path.name for path in (tmp_path / "rekindle" / "adapter").iterdir()} == {
-        path.name for path in (tmp_path / "tinker" / "adapter").iterdir()
-    }
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:

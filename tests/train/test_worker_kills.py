@@ -164,7 +164,7 @@ async def test_lost_acknowledgements_write_nothing_twice(lab: Lab) -> None:
 async def test_a_run_whose_results_cannot_be_written_for_long_is_replayed(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.runlog.WRITE_SECONDS", 0.1)
+    monkeypatch.setattr("events.lease.WRITE_SECONDS", 0.1)
     run, calm = await lab.new_run(), await lab.new_run("calm")
     broken = 12
 

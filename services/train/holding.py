@@ -1,0 +1,123 @@
+"""Taking runs and letting them go: whose turn it is to hold a run, and from where its state follows.
+
+A run is free when nobody ever held it, when its holder released it, or when its holder no longer lives. Taking
+one that was not released counts a death against its first unresolved command. Knows nothing of computing.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from events import catalog, envelope, liveness, names
+from events.blobs import Blobs
+from events.bus import Bus, again_when_unavailable
+from events.lease import Lease, RunHolder, read_head, read_lease
+from services.train.held import DEATHS_ALONE, HeldRun
+from services.train.snapshots import Snapshots
+
+log = structlog.get_logger(__name__)
+
+LOOK_AGAIN_SECONDS = 1.0
+"""After which a run that somebody else holds is looked at again."""
+
+
+@dataclass(slots=True)
+class Holding:
+    """The runs' leases, for one replica."""
+
+    bus: Bus
+    blobs: Blobs
+    base: str
+    replica: str
+    snapshots: Snapshots
+
+    async def hold(self, run: HeldRun) -> bool:
+        """Have the run's lease and state; False when somebody else has it. Raises Conflict or BusUnavailable."""
+        if run.stale:
+            await asyncio.gather(*run.writes, return_exceptions=True)
+            run.forget()
+            run.holder = None
+            run.stale = False
+        if run.holder is None:
+            await self._identify(run)
+            suspicion = await self._suspicion(run)
+            if suspicion is None:
+                run.held_elsewhere_until = asyncio.get_running_loop().time() + LOOK_AGAIN_SECONDS
+                return False
+            await self._take(run, suspicion)
+        if run.state is None and run.applied == run.head.number + 1:
+            await self.snapshots.load(run)
+        return True
+
+    @again_when_unavailable
+    async def _identify(self, run: HeldRun) -> None:
+        """Read from an entry whose run it is; what has no result yet is there whatever is purged."""
+        if run.run_id:
+            return
+        entry = run.entries[min(run.pending)] if run.pending else run.order.beyond()[0]
+        stored = await self.bus.at(names.run_stream(self.base), entry.sequence)
+        assert stored is not None, "an entry without a result stays in the stream"
+        run.run_id = stored.event.get_subject() or ""
+        run.tenant = names.tenant_of(stored.event.get_source())
+
+    @again_when_unavailable
+    async def _suspicion(self, run: HeldRun) -> Lease | None:
+        """Suspect and deaths for the lease to take; None when the run is not free."""
+        stream = names.run_stream(self.base)
+        standing = await read_lease(self.bus, stream, run.root)
+        if standing is None:
+            return Lease(epoch=0, holder="")
+        lease, _ = standing
+        head = await read_head(self.bus, stream, run.root)
+        if (head.released and head.epoch == lease.epoch) or lease.replica == self.replica:
+            return lease
+        if lease.replica and await liveness.lives(self.bus, lease.replica):
+            return None
+        found = await self.bus.subjects(stream, f"{run.root}.result.*")
+        run.resolve(int(subject.rpartition(".")[2]) for subject in found)
+        suspect = min((n for n in run.pending if n > head.number), default=None)
+        deaths = 0 if suspect is None else lease.deaths + 1 if lease.suspect == suspect else 1
+        if deaths >= DEATHS_ALONE:
+            log.warning("run.suspect", run=run.run_id, number=suspect, deaths=deaths)
+        return lease.model_copy(update={"suspect": suspect, "deaths": deaths})
+
+    async def _take(self, run: HeldRun, suspicion: Lease) -> None:
+        run.holder = await RunHolder.take(
+            self.bus,
+            self.blobs,
+            self.base,
+            run.tenant,
+            run.root,
+            replica=self.replica,
+            suspect=suspicion.suspect,
+            deaths=suspicion.deaths,
+        )
+        # Only now can nobody else add results or move the head: what another holder wrote meanwhile stands.
+        head, resolved = await run.holder.head(), await run.holder.resolved()
+        if head.answer is not None and head.number not in resolved:
+            await self._answer(run, head.number, head.answer)
+        run.begin_at(head)
+        run.forget()
+        run.resolve(resolved)
+        await self.snapshots.tidy(run)
+
+    async def _answer(self, run: HeldRun, number: int, answer: str) -> None:
+        """The result of the command that the head itself completed."""
+        assert run.holder is not None, "just taken"
+        event = envelope.make_event(
+            catalog.RESOLVED,
+            id=names.future_id(run.run_id, number),
+            tenant=run.tenant,
+            service="train",
+            subject=run.run_id,
+            data=answer.encode(),
+        )
+        await run.holder.write(f"{run.root}.result.{number}", event)
+
+    async def release(self, run: HeldRun) -> None:
+        """Let go of a run whose writes have ended; its next holder need not wait, nor think that we died."""
+        if run.holder is not None:
+            await self.snapshots.release(run)
+            run.forget()
+            run.holder = None
