@@ -2,7 +2,7 @@
 
 import argparse
 
-from benchmarks import data, demo, engines, figures, gpu, rewards, roundtrip, sampling, training
+from benchmarks import data, demo, engines, figures, gpu, rewards, roundtrip, sampling, services, training
 from benchmarks.record import RESULTS
 
 DEFAULT = {
@@ -14,8 +14,8 @@ DEFAULT = {
     "data": data.main,
     "gpu": gpu.main,
 }
-ALL = {**DEFAULT, "demo": demo.main}
-"""The demo for three seeds takes a quarter of an hour and is measured only when it is named."""
+ALL = {**DEFAULT, "services": services.main, "demo": demo.main}
+"""Both run the demo many times, for a quarter of an hour, and are measured only when they are named."""
 
 
 def main() -> None:

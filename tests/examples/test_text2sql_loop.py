@@ -2,13 +2,14 @@
 
 import random
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from examples.text2sql.clients import Client, Sdk, load_sdk
-from examples.text2sql.loop import Rollout, centred, rewards_of, to_batch, to_datum
+from examples.text2sql.loop import Rollout, centred, rewards_of, scored, to_batch, to_datum
 
 REWARDS = [[1.0, 0.1, 0.0, 0.1], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
 
@@ -73,3 +74,11 @@ def test_groups_whose_rewards_are_alike_are_dropped(sdk: Sdk):
 
 def test_a_batch_without_any_difference_is_empty(sdk: Sdk):
     assert to_batch(sdk, groups(), [[0.1] * 4] * 3) == []
+
+
+def test_a_rollout_on_which_the_judge_failed_is_left_out_and_advantages_are_those_of_the_others(sdk: Sdk):
+    sequences = [SimpleNamespace(tokens=[20 + n, 30 + n], logprobs=[-0.5, -0.25]) for n in range(4)]
+    group = scored([11, 12, 13], sequences, [1.0, None, 0.0, None])
+    assert [(rollout.completion, rollout.reward) for rollout in group] == [([20, 30], 1.0), ([22, 32], 0.0)]
+    batch = to_batch(sdk, [group, []], rewards_of([group, []], shuffled=False, rng=random.Random(0)))
+    assert [array(datum, "advantages")[-1] for datum in batch] == [0.5, -0.5]
