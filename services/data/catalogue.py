@@ -44,8 +44,7 @@ async def rows(
         from services.data.pages import read_page
 
         found, cursor = read_page(folder, query.cursor, query.limit)
-        said = {"rows": found, "cursor": cursor}
-        return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode()
+        return f'{{"rows":[{",".join(found)}],"cursor":{json.dumps(cursor)}}}'.encode()
 
     return Response(await anyio.to_thread.run_sync(page), media_type="application/json")
 

@@ -1,19 +1,29 @@
 """Pages of rows by cursor. A cursor is the place of the next row; a page reads only the row groups it needs."""
 
+import json
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+
+import pyarrow as pa
 
 from rekindle.types import InvalidField
 from services.data.limits import MIB
+from services.data.rows import size_of
 from services.data.version import VersionFile
 
-PAGE_BYTES = 8 * MIB
-"""Rows are added to a page until it has this size in memory."""
+PAGE_LENGTH = 8 * MIB
+"""Rows are added to a page until their JSON has so many characters: with each row come the names of its columns."""
+STEP_BYTES = MIB
+"""Of the rows that are brought to Python's objects, which are many times larger, at once."""
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def read_page(folder: Path, cursor: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
-    """(at most `limit` rows, cursor of the next page or None). Raises InvalidField for a cursor of no page."""
+def read_page(folder: Path, cursor: str | None, limit: int) -> tuple[list[str], str | None]:
+    """(at most `limit` rows, each as JSON; cursor of the next page or None).
+
+    Raises InvalidField for a cursor of no page.
+    """
     offset = offset_of(cursor)
     file = VersionFile(folder)
     try:
@@ -26,16 +36,23 @@ def read_page(folder: Path, cursor: str | None, limit: int) -> tuple[list[dict[s
     return rows, f"r{end}" if end < file.rows else None
 
 
-def _collect(file: VersionFile, offset: int, limit: int) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    size = 0
-    for group in file.rows_from(offset):
-        taken = group.slice(0, limit - len(rows))
-        rows += taken.to_pylist()
-        size += taken.nbytes
-        if len(rows) == limit or size >= PAGE_BYTES:
-            break
+def _collect(file: VersionFile, offset: int, limit: int) -> list[str]:
+    rows: list[str] = []
+    length = 0
+    for some in _in_steps(file.rows_from(offset), limit):
+        for row in some.to_pylist():
+            rows.append(encode(row))
+            length += len(rows[-1])
+            if len(rows) == limit or length >= PAGE_LENGTH:
+                return rows
     return rows
+
+
+def _in_steps(groups: Iterable[pa.StructArray], limit: int) -> Iterator[pa.StructArray]:
+    for group in groups:
+        step = min(limit, max(1, len(group) * STEP_BYTES // max(1, size_of(group))))
+        for start in range(0, len(group), step):
+            yield group.slice(start, step)
 
 
 def offset_of(cursor: str | None) -> int:

@@ -51,10 +51,27 @@ def check_rows(batch: Batch, unit: str, limits: Limits) -> None:
             raise InvalidField(
                 f'{unit} {place}, column "{field.name}"', "NaN or infinity; leave the value out or send null"
             )
-    if batch.rows.nbytes > limits.row_bytes:
-        for index, place in enumerate(batch.places):
-            if (size := batch.rows.slice(index, 1).nbytes) > limits.row_bytes:
-                raise InvalidField(f"{unit} {place}", f"{size} bytes, the limit is {limits.row_bytes}")
+    _check_size(batch.rows, batch.places, unit, limits.row_bytes)
+
+
+def _check_size(rows: pa.StructArray, places: Sequence[int], unit: str, most: int) -> None:
+    if (size := size_of(rows)) <= most:
+        return
+    if len(rows) == 1:
+        raise InvalidField(f"{unit} {places[0]}", f"{size} bytes, the limit is {most}")
+    half = len(rows) // 2
+    _check_size(rows.slice(0, half), places[:half], unit, most)
+    _check_size(rows.slice(half), places[half:], unit, most)
+
+
+def size_of(values: pa.Array) -> int:
+    """Bytes of values, each as large as a number at least: a null costs Arrow nothing, but not who reads it."""
+    if is_.is_struct(values.type):
+        return sum(map(size_of, values.flatten()))
+    least = 8 * len(values)
+    if is_.is_list(values.type):
+        return least + size_of(values.flatten())
+    return int(max(least, values.nbytes))
 
 
 def is_finite(values: pa.Array) -> bool:

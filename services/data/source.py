@@ -10,7 +10,6 @@ import io
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -27,14 +26,13 @@ MAX_ZSTD_WINDOW = 128 * MIB
 
 
 class Parts(io.RawIOBase):
-    """Several files, read as one."""
+    """Several files, read as one. The one that is being read is open: a large upload has thousands."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        with ExitStack() as opened:
-            self._files = [opened.enter_context(path.open("rb")) for path in paths]
-            self._opened = opened.pop_all()
+        self._paths = paths
         self._ends = list(accumulate(path.stat().st_size for path in paths))
         self._at = 0
+        self._open: tuple[int, io.BufferedReader] | None = None
 
     @property
     def size(self) -> int:
@@ -56,17 +54,28 @@ class Parts(io.RawIOBase):
 
     def readinto(self, buffer: Buffer) -> int:
         index = bisect_right(self._ends, self._at)
-        if index == len(self._files):
+        if index == len(self._paths):
             return 0
         before = self._ends[index - 1] if index else 0
-        file = self._files[index]
+        file = self._file(index)
         file.seek(self._at - before)
         count = file.readinto(buffer)
         self._at += count
-        return int(count)
+        return count
+
+    def _file(self, index: int) -> io.BufferedReader:
+        if self._open is None or self._open[0] != index:
+            self._close()
+            self._open = index, self._paths[index].open("rb")
+        return self._open[1]
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
 
     def close(self) -> None:
-        self._opened.close()
+        self._close()
         super().close()
 
 

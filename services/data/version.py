@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from services.data.columns import ColumnCount
 from services.data.digest import ContentHash
 from services.data.limits import MIB
+from services.data.rows import size_of
 from services.data.shapes import check_storable
 from services.data.summary import FILE, Summary
 
@@ -45,14 +46,15 @@ class VersionWriter:
         for column, values in zip(self._columns, rows.flatten(), strict=True):
             column.add(values)
         for start in range(0, len(rows), GROUP_ROWS):
-            self._wait(pa.RecordBatch.from_struct_array(rows.slice(start, GROUP_ROWS)))
+            self._wait(rows.slice(start, GROUP_ROWS))
 
-    def _wait(self, batch: pa.RecordBatch) -> None:
-        if self._waiting_bytes + batch.nbytes > GROUP_BYTES or self._waiting_rows + len(batch) > GROUP_ROWS:
+    def _wait(self, rows: pa.StructArray) -> None:
+        size = size_of(rows)
+        if self._waiting_bytes + size > GROUP_BYTES or self._waiting_rows + len(rows) > GROUP_ROWS:
             self._flush()
-        self._waiting.append(batch)
-        self._waiting_bytes += batch.nbytes
-        self._waiting_rows += len(batch)
+        self._waiting.append(pa.RecordBatch.from_struct_array(rows))
+        self._waiting_bytes += size
+        self._waiting_rows += len(rows)
 
     def _flush(self) -> None:
         if self._waiting_rows:

@@ -64,7 +64,7 @@ def rows_of(folder: Path, limit: int = 1000) -> list[Row]:
     while cursor is not None:
         page, cursor = read_page(folder / "version", cursor, limit)
         rows += page
-    return rows
+    return [json.loads(row) for row in rows]
 
 
 def zipped(data: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """New versions from old ones: exactly the rows that they should have, and the same ones every time."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def derived(folder: Path, rows: list[Row], request: dict[str, Any]) -> list[list
     take_in(jsonl(rows), "jsonl", folder)
     folders = [folder / f"out-{number}" for number in range(len(parts(derivation)))]
     summaries = derive(folder / "version", derivation, folders)
-    found = [read_page(out, None, 10_000)[0] for out in folders]
+    found = [[json.loads(row) for row in read_page(out, None, 10_000)[0]] for out in folders]
     assert [summary.rows for summary in summaries] == [len(rows) for rows in found]
     return found
 

@@ -1,17 +1,21 @@
 """Every format gives the rows that were written, and the same rows have the same content hash."""
 
 import json
+import resource
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
 from rekindle.types import InvalidField
 from services.data.limits import Limits
+from services.data.pages import read_page
 from services.data.source import Parts
+from services.data.summary import FILE
 from tests.data.files import ROWS, csv_file, jsonl, parquet, rows_of, take_in, zipped
 
 CONVERSATION = [
@@ -211,6 +215,26 @@ def test_a_page_goes_on_where_the_one_before_ended(tmp_path: Path) -> None:
         assert rows_of(tmp_path, limit) == rows
 
 
+def test_a_page_is_bounded_by_what_its_reader_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.data.pages.PAGE_LENGTH", 100_000)
+    wide = jsonl([{f"{n:0>200}": None for n in range(100)}]) + b"{}\n" * 500
+    take_in(wide, "jsonl", tmp_path / "wide")
+    page, cursor = read_page(tmp_path / "wide" / "version", None, 1000)
+    assert 100_000 <= len("".join(page)) < 130_000 and cursor == f"r{len(page)}"
+    assert len(rows_of(tmp_path / "wide")) == 501
+
+
+def test_nulls_and_truth_values_take_room(tmp_path: Path) -> None:
+    for number, values in enumerate(([None] * 1000, [True] * 1000, [[]] * 1000)):
+        line = jsonl([{"a": values}])
+        folder = tmp_path / str(number)
+        with pytest.raises(InvalidField, match=r"line 3: \d+ bytes, the limit is 7500"):
+            take_in(b'{"a":[]}\n{}\n' + line, "jsonl", folder / "not", row_bytes=7500)
+        take_in(line * 2000, "jsonl", folder)
+        groups = pq.ParquetFile(folder / "version" / FILE).metadata
+        assert groups.num_row_groups > 1, "a group is read whole"
+
+
 def test_parts_can_be_sought_like_a_file(tmp_path: Path) -> None:
     paths = [tmp_path / str(i) for i in range(3)]
     for path, data in zip(paths, (b"abc", b"", b"defg"), strict=True):
@@ -221,6 +245,19 @@ def test_parts_can_be_sought_like_a_file(tmp_path: Path) -> None:
         assert (parts.tell(), parts.read(2), parts.read()) == (4, b"ef", b"g")
         parts.seek(2)
         assert parts.read(2) == b"c"  # a read stops where a file ends
+
+
+def test_a_file_of_many_parts_needs_few_open_files(tmp_path: Path) -> None:
+    paths = [tmp_path / str(number) for number in range(300)]
+    for path in paths:
+        path.write_bytes(b"x")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        with Parts(paths) as parts:
+            assert parts.read() == b"x" * 300
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_lines_of_the_last_row_need_no_end(tmp_path: Path) -> None:
