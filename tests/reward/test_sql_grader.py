@@ -10,9 +10,13 @@ from examples.text2sql.drawing import draw_query
 from examples.text2sql.judge import Reference, Verdict, judge
 from examples.text2sql.questions import make_databases
 from examples.text2sql.schemas import HELD_OUT_SCHEMA, SCHEMAS
+from rekindle.types import rewards
 from services.reward import graders
 from services.reward.graders.base import Graded, Item
 from services.reward.graders.sqlite import DATABASES, Databases
+from services.reward.pool import Pool
+
+MIB = 2**20
 
 SCHEMA = "CREATE TABLE people (name TEXT, rank INTEGER, weight REAL);"
 ROWS = [["Ann", 3, 1.5], ["Bob", 1, None], ["Cyd", 2, 2.5]]
@@ -141,13 +145,34 @@ def test_sqlites_own_state_cannot_be_read(table: str):
 
 
 def test_a_database_is_built_once_and_the_least_used_is_closed():
-    databases = Databases(DATABASES)
+    databases = Databases()
     first = databases.open(SCHEMA, None, 1.0)
     assert databases.open(SCHEMA, None, 1.0) is first
     for number in range(DATABASES):
         databases.open(SCHEMA, {"people": [["Ann", number, None]]}, 1.0)
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         first._connection.execute("SELECT 1")
+
+
+def test_large_databases_are_kept_by_their_size(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("services.reward.graders.sqlite.DATABASES_BYTES", 2**21)
+    databases = Databases()
+    for kilobytes in (700, 800, 900, 3000, 700):
+        databases.open(f"CREATE TABLE t AS SELECT zeroblob({kilobytes} * 1024)", None, 1.0)
+    assert len(databases) == 1, "the one of 3 MB stood alone"
+    databases.open("CREATE TEMP TABLE t AS SELECT zeroblob(800 * 1024)", None, 1.0)
+    databases.open("CREATE TABLE t AS SELECT zeroblob(850 * 1024)", None, 1.0)
+    assert len(databases) == 2, "those of 700 and 800 KB did not both stay"
+
+
+async def test_large_answers_of_many_references_leave_room_for_the_next():
+    spec = rewards.Sql(params={"query_column": "gold", "memory_bytes": 64 * MIB})
+    large = "SELECT hex(zeroblob(45000)), {n} FROM (VALUES (1), (2), (3), (4), (5), (6), (7), (8), (9), (10))"
+    golds = [large.format(n=n) for n in range(200)]
+    items = [rewards.ScoreItem(prompt="", completion=gold, columns={"gold": gold}) for gold in golds]
+    async with Pool(1, memory_bytes=2**28) as pool:
+        scores = await pool.score(spec, items, {"schema": SCHEMA})
+    assert [score.value for score in scores] == [1.0] * len(items), scores
 
 
 EXPECTED = {Verdict.RIGHT: (1.0, True), Verdict.RUNS: (0.1, True), Verdict.FAILS: (0.0, False)}

@@ -11,9 +11,9 @@ from typing import Any
 
 from rekindle.types import rewards
 from services.reward.graders.base import Graded, Grader, Invalid, Item, Mark, text_column, unfenced
-from services.reward.graders.sqlite import DATABASES, Database, Databases, QueryError, Row
+from services.reward.graders.sqlite import Database, Databases, QueryError, Row
 
-_databases = Databases(DATABASES)
+_databases = Databases()
 """Of this process, shared by its graders."""
 
 
@@ -66,13 +66,10 @@ class SqlGrader(Grader[rewards.SqlParams]):
             assert self.params.rows_column is not None, "one of the two is named"
             return _rows(item.columns[self.params.rows_column], self.params.rows_column)
         sql = text_column(item, self.params.query_column)
-        key = (sql, self.params)
-        if key not in database.answers:
-            try:
-                database.answers[key] = database.query(sql, self.params)
-            except QueryError as error:
-                raise RuntimeError(f"the reference query {error}") from error
-        return database.answers[key]
+        try:
+            return database.answer(sql, self.params)
+        except QueryError as error:
+            raise RuntimeError(f"the reference query {error}") from error
 
 
 def same_rows(ours: tuple[Row, ...], theirs: tuple[Row, ...], ordered: bool) -> bool:

@@ -5,6 +5,7 @@ file. Time is limited by SQLite's progress handler. What runs long inside single
 characters) or while a statement is prepared never gets there: whoever runs this process ends it.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -12,7 +13,6 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from cachetools import LRUCache
 
 from rekindle.types import rewards
 
-DATABASES, ANSWERS = 16, 256
-"""How many databases are kept, and reference results of each."""
+DATABASES, DATABASES_BYTES = 16, 256 * 2**20
+ANSWERS, ANSWERS_BYTES = 256, 8 * 2**20
+"""How many databases are kept at most, and reference results of each: so many, and so large, since whatever is kept is
+memory that later queries lack."""
 OPCODES_BETWEEN_CHECKS = 200
 
 Row = tuple[Any, ...]
@@ -43,7 +45,7 @@ class Database:
         """Build it. Raises sqlite3.Error, TypeError or TimeoutError."""
         # Hardly a statement comes twice, and one that is kept might be read from the table `sqlite_stmt`.
         self._connection = sqlite3.connect(":memory:", cached_statements=0, isolation_level=None)
-        self.answers: LRUCache[object, tuple[Row, ...]] = LRUCache(ANSWERS)
+        self._answers: LRUCache[object, tuple[Row, ...]] = LRUCache(ANSWERS_BYTES, _size_of)
         self._connection.execute("PRAGMA temp_store = MEMORY")
         self._connection.set_authorizer(_authorize_building)
         with self._within(seconds) as overran:
@@ -55,6 +57,8 @@ class Database:
                 raise
         self._connection.set_authorizer(None)
         self._connection.execute("PRAGMA query_only = ON")
+        self.size = self._read_size()
+        """In bytes."""
         self._begin()
 
     def _build(self, schema: str, data: object) -> None:
@@ -95,6 +99,22 @@ class Database:
             except MemoryError as error:
                 raise QueryError(f"passed the limit of {limits.memory_bytes} bytes of memory") from error
 
+    def answer(self, sql: str, limits: rewards.SqlParams) -> tuple[Row, ...]:
+        """As `query`, for one that comes again."""
+        key = (sql, limits)
+        if key in self._answers:
+            return self._answers[key]
+        rows = self.query(sql, limits)
+        with contextlib.suppress(ValueError):  # too large to be kept
+            self._answers[key] = rows
+        return rows
+
+    def _read_size(self) -> int:
+        def number(name: str) -> int:
+            return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+        return (number("main.page_count") + number("temp.page_count")) * number("page_size")
+
     def _rows(self, sql: str, limits: rewards.SqlParams) -> tuple[Row, ...]:
         cursor = self._connection.execute(sql)
         try:
@@ -124,7 +144,7 @@ class Database:
         ):
             self._connection.setlimit(kind, most)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _within(self, seconds: float) -> "Iterator[Any]":
         """Interrupt what takes longer; yields a function that says whether it did."""
         deadline = time.monotonic() + seconds
@@ -145,8 +165,21 @@ class Database:
         self._connection.close()
 
 
+def _size_of(rows: tuple[Row, ...]) -> int:
+    """Bytes of rows as objects; none is so small that more than `ANSWERS` are kept."""
+    size = sum(sys.getsizeof(row) + sum(map(sys.getsizeof, row)) for row in rows)
+    return max(size, ANSWERS_BYTES // ANSWERS)
+
+
+def _weight_of(database: Database) -> int:
+    return min(max(database.size, DATABASES_BYTES // DATABASES), DATABASES_BYTES)
+
+
 class Databases(LRUCache[object, Database]):
-    """The databases that were used last, by what they are made of."""
+    """The databases that were used last, by what they are made of; one that is larger than all may be is kept alone."""
+
+    def __init__(self) -> None:
+        super().__init__(DATABASES_BYTES, _weight_of)
 
     def popitem(self) -> tuple[object, Database]:
         key, database = super().popitem()
@@ -178,7 +211,7 @@ def _authorize_building(
     return sqlite3.SQLITE_DENY if denied else sqlite3.SQLITE_OK
 
 
-@contextmanager
+@contextlib.contextmanager
 def _memory(most: int) -> Iterator[None]:
     """Let this process take `most` bytes more than it has, where the system can tell how much that is."""
     if sys.platform != "linux":
