@@ -63,6 +63,9 @@ def test_announcements_that_are_none(changed: dict, said: str) -> None:
         ({"op": "filter", "where": [{"column": "a", "op": "=="}]}, "filter.where[0].value: missing with '=='"),
         ({"op": "filter", "where": [{"column": "a", "op": "in", "value": 1}]}, "filter.where[0].value: 1, expected a"),
         ({"op": "filter", "where": [{"column": "a", "op": "is_null", "value": 1}]}, "filter.where[0].value: 1, exp"),
+        ({"op": "filter", "where": [{"column": "a", "op": "<", "value": float("nan")}]}, "filter.where[0].value: NaN"),
+        ({"op": "filter", "where": [{"column": "a", "op": "in", "value": [1, 1e999]}]}, "filter.where[0].value: NaN"),
+        ({"op": "filter", "where": [{"column": "a", "op": "in", "value": [1] * 1001}]}, "filter.where[0].value: 1001"),
         ({"op": "dedupe", "columns": []}, "dedupe.columns: "),
         ({"op": "split"}, "split.parts: missing"),
         ({"op": "split", "parts": {"a": 1}}, "split.parts.a: "),
@@ -70,6 +73,7 @@ def test_announcements_that_are_none(changed: dict, said: str) -> None:
         ({"op": "split", "parts": {"a": 0.5, "b": 0.4}}, "split.parts: the shares sum to 0.9, expected 1"),
         ({"op": "split", "parts": {"a/b": 0.5, "b": 0.5}}, "split.parts.a/b"),
         ({"op": "split", "parts": {"a": 0.5, "b": 0.5}, "seeds": 1}, "split.seeds: unknown"),
+        ({"op": "split", "parts": {"a": 0.5, "b": 0.5}, "seed": 10**70}, "split.seed: "),
     ],
 )  # fmt: skip
 def test_derivations_that_are_none(body: dict, said: str) -> None:

@@ -161,7 +161,17 @@ def test_no_schema_is_fetched():
         grade("json_schema", "1", schema={"$ref": "http://127.0.0.1:9/schema.json"})
 
 
-@pytest.mark.parametrize("schema", [{"type": "thing"}, {"minimum": "3"}, {"pattern": "("}])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "thing"},
+        {"minimum": "3"},
+        {"pattern": "("},
+        {"$schema": []},
+        {"$schema": 5},
+        {"$schema": "http://["},
+    ],
+)
 def test_what_is_no_schema_is_refused(schema: dict):
     spec = graders.parse({"type": "json_schema", "params": {"schema": schema}})
     with pytest.raises(InvalidField, match="no JSON schema"):

@@ -18,6 +18,8 @@ MAX_NAME = 128
 MAX_ROWS_PAGE = 10_000
 MAX_PARTS = 16
 """Parts of a split."""
+MAX_VALUES = 1000
+"""Values of a condition's list."""
 NAME_PART = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 RESERVED = frozenset({"uploads", "versions"})
 """Words of the routes, which therefore stand in no name."""
@@ -178,6 +180,11 @@ class Where(ExactMessage):
             raise InvalidField("value", f"missing with {self.op!r}; to find nulls use is_null")
         if self.op == "in" and not isinstance(self.value, list):
             raise InvalidField("value", f"{self.value!r}, expected a list with 'in'")
+        values = self.value if isinstance(self.value, list) else [self.value]
+        if len(values) > MAX_VALUES:
+            raise InvalidField("value", f"{len(values)} values, the limit is {MAX_VALUES}")
+        if any(isinstance(value, float) and not math.isfinite(value) for value in values):
+            raise InvalidField("value", "NaN or infinity, which no row holds")
         return self
 
 
@@ -205,7 +212,7 @@ class Split(ExactMessage):
     op: Literal["split"]
     parts: dict[PartName, Annotated[float, Field(gt=0, lt=1)]]
     """Expected share of the rows by part; 2 to 16 parts that sum to 1."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     by: Annotated[tuple[ColumnName, ...], Field(min_length=1)] | None = None
     """Columns whose values decide, so that rows which agree in them stay together; None: all."""
 
