@@ -12,8 +12,8 @@ from typing import IO
 
 import httpx
 
-from rekindle.errors import ConnectionFailed, TransferFailed, api_error
-from rekindle.transport import CONNECT_SECONDS, Retries, Transport, may_pass
+from rekindle.errors import ConnectionFailed, RekindleError, TransferFailed, api_error
+from rekindle.transport import CONNECT_SECONDS, Retries, Transport, detail_of, may_pass, retry_after
 from rekindle.types import ExternalWeightsUrlsResponse, TinkerPath
 
 OnProgress = Callable[[int, int | None], object]
@@ -58,19 +58,30 @@ async def fetch(
     params: Mapping[str, str] | None = None,
     progress: OnProgress | None = None,
 ) -> int:
-    """GET `url` into the file `target`; returns its bytes. Tries again when a connection breaks.
+    """GET `url` into the file `target`; returns its bytes. Tries again while that brings it further.
 
     Raises TransferFailed or ConnectionFailed when it stays broken, APIError when it is refused, OSError when
     it cannot be written.
     """
-    retries = Retries(PATIENCE)
+    if await asyncio.to_thread(target.is_dir):
+        raise IsADirectoryError(f"{target} is a folder, expected the name of a file")
+    retries, furthest = Retries(PATIENCE), 0
+
+    def advance(through: int, total: int | None) -> None:
+        nonlocal retries, furthest
+        if through > furthest:  # a transfer may take hours: patience is for one that stands still
+            retries, furthest = Retries(PATIENCE), through
+        if progress is not None:
+            progress(through, total)
+
     while True:
         try:
-            return await _fetch_once(http, url, target, params, progress)
+            return await _fetch_once(http, url, target, params, advance)
         except httpx.TransportError as error:
-            await retries.pause(ConnectionFailed(f"{url}: {error or type(error).__name__}"))
+            failure: RekindleError = ConnectionFailed(f"{url}: {error or type(error).__name__}")
         except TransferFailed as error:
-            await retries.pause(error)
+            failure = error
+        await retries.pause(failure)
 
 
 async def _fetch_once(
@@ -78,42 +89,34 @@ async def _fetch_once(
     url: str,
     target: Path,
     params: Mapping[str, str] | None,
-    progress: OnProgress | None,
+    progress: OnProgress,
 ) -> int:
     await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     async with http.stream("GET", url, params=params) as answer:
         if not answer.is_success:
-            said = (await answer.aread()).decode(errors="replace")[:500]
-            if may_pass(answer.status_code):
-                raise TransferFailed(f"{url}: {answer.status_code}: {said}")
-            raise api_error(answer.status_code, said)
+            await answer.aread()
+            failure = api_error(answer.status_code, detail_of(answer), retry_after(answer))
+            raise TransferFailed(f"{url}: {failure}") if may_pass(answer.status_code) else failure
         announced = answer.headers.get("content-length")
         total = int(announced) if announced and "content-encoding" not in answer.headers else None
-        file = await asyncio.to_thread(part.open, "wb")
         try:
-            size = await _write(answer, file, total, progress)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+            with await asyncio.to_thread(part.open, "wb") as file:
+                size = await _write(answer, file, total, progress)
+            if total is not None and size != total:
+                raise TransferFailed(f"{url}: {size} bytes, {total} were announced")
+            part.replace(target)
         finally:
-            file.close()
-    if total is not None and size != total:
-        part.unlink()
-        raise TransferFailed(f"{url}: {size} bytes, {total} were announced")
-    part.replace(target)
+            part.unlink(missing_ok=True)
     return size
 
 
-async def _write(
-    answer: httpx.Response, file: IO[bytes], total: int | None, progress: OnProgress | None
-) -> int:
+async def _write(answer: httpx.Response, file: IO[bytes], total: int | None, progress: OnProgress) -> int:
     size = 0
     async for chunk in answer.aiter_bytes(1 << 20):
         await asyncio.to_thread(file.write, chunk)
         size += len(chunk)
-        if progress is not None:
-            progress(size, total)
+        progress(size, total)
     return size
 
 

@@ -5,18 +5,29 @@ import gzip
 import hashlib
 import io
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from rekindle import InvalidField, RequestFailed, ServiceClient, TransferFailed
+from rekindle import InvalidField, NotFound, RequestFailed, ServiceClient, TransferFailed
 from rekindle.sources import as_file
 from tests.sdk.fake_server import FakeServer, always
 
 ROWS = [{"n": number, "text": f"row {number}"} for number in range(25)]
 PART = 100
+
+
+class DownloadStream(httpx.AsyncByteStream):
+    """A body that takes its time."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._chunks
 
 
 class DataServer(FakeServer):
@@ -286,3 +297,39 @@ def test_a_download_that_stays_short_fails_and_leaves_nothing(
     with pytest.raises(TransferFailed, match="3 bytes, 9 were announced"):
         faked.datasets.download("team/train", tmp_path / "train.parquet").result(10)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_long_download_that_breaks_is_fetched_again(
+    fake: DataServer, faked: ServiceClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rekindle.transfers.PATIENCE", 0.5)
+    attempts = []
+
+    async def slow(announced: int) -> AsyncIterator[bytes]:
+        for _ in range(2):
+            await asyncio.sleep(0.4)  # together longer than anybody is patient
+            yield bytes(1 << 20)
+        attempts.append(announced)
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        length = (2 if attempts else 3) << 20
+        stream = DownloadStream(slow(length))
+        return httpx.Response(200, stream=stream, headers={"content-length": str(length)})
+
+    fake.trouble["/datasets/team/train/versions/3/file"] = answer
+    faked.datasets.download("team/train", tmp_path / "train.parquet").result(10)
+    assert attempts == [3 << 20, 2 << 20]
+
+
+def test_a_download_into_a_folder_is_refused_before_it_begins(
+    fake: DataServer, faked: ServiceClient, tmp_path: Path
+) -> None:
+    with pytest.raises(IsADirectoryError, match="expected the name of a file"):
+        faked.datasets.download("team/train", tmp_path, version=3).result(10)
+    assert not fake.calls and not list(tmp_path.iterdir())
+
+
+def test_a_refused_download_says_what_the_server_said(faked: ServiceClient, tmp_path: Path) -> None:
+    with pytest.raises(NotFound) as refused:
+        faked.datasets.download("team/train", tmp_path / "train.parquet", version=9).result(10)
+    assert refused.value.detail == "/datasets/team/train/versions/9/file"
