@@ -8,7 +8,7 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -58,6 +58,25 @@ def shared() -> Background:
 def start(work: Coroutine[Any, Any, T]) -> Future[T]:
     """Start `work` on the shared loop; callable from any thread."""
     return asyncio.run_coroutine_threadsafe(work, shared().loop)
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """The result of a call that may block for ever, as reading a pipe does: the process ends without it."""
+    done: Future[T] = Future()
+    done.set_running_or_notify_cancel()  # whoever waits can be cancelled, the call cannot
+
+    def run() -> None:
+        try:
+            result = call()
+        except BaseException as error:  # noqa: BLE001  # whoever waits gets it
+            # A SystemExit would end the loop, on which others wait.
+            ordinary = isinstance(error, Exception)
+            done.set_exception(error if ordinary else RuntimeError(f"{type(error).__name__}: {error}"))
+        else:
+            done.set_result(result)
+
+    threading.Thread(target=run, name="rekindle-work", daemon=True).start()
+    return await asyncio.wrap_future(done)
 
 
 def _forget() -> None:

@@ -4,7 +4,6 @@ Upload files, streams, tables or plain rows; read them row by row; derive new ve
 duplicates and splitting; get them back as Parquet. `version` is a number or `latest`.
 """
 
-import asyncio
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from rekindle import background
 from rekindle.futures import Future, Progress
 from rekindle.inputs import build
 from rekindle.rows import Row, Rows
@@ -47,7 +47,7 @@ PAGE_ROWS = 1000
 
 
 class Datasets:
-    """Datasets of the server. Methods raise InvalidField at once, all other errors come from the future."""
+    """Datasets of the server. Methods raise InvalidField at once (`upload` later), other errors from the future."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -67,17 +67,19 @@ class Datasets:
         """A new version of the dataset `name`, made of a file, a stream, a table or rows.
 
         source: a path (.jsonl, .csv, .parquet, also with .gz or .zst), an open binary stream, a Hugging Face
-        `datasets.Dataset` or a data frame, or mappings; a stream or rows are written to a temporary file
-        first. format, compression: needed where no name tells. progress: called with (bytes there, bytes in
-        all). An upload that broke off goes on where it was when the same is uploaded again.
+        `datasets.Dataset` or a data frame, or mappings; a stream or rows are read in a thread of their own and
+        written to a temporary file first. format, compression: needed where no name tells. progress: called
+        with (bytes there, bytes in all). An upload that broke off goes on where it was when the same is
+        uploaded again.
 
         Raises:
+            InvalidField: from the future, for a source or a format that is none; OSError for a file.
             RequestFailed: from the future; the server names the row that is wrong.
         """
 
         async def send(waiting: Progress) -> DatasetVersion:
             prepared = as_file(source, format, compression)
-            file = await asyncio.to_thread(prepared.__enter__)
+            file = await background.in_thread(prepared.__enter__)
             try:
                 return await upload(self._session, file, name, description, waiting, progress)
             finally:

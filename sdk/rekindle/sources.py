@@ -7,7 +7,6 @@ is announced with its length and its SHA-256.
 import contextlib
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ _FORMATS: Mapping[str, Format] = {
     ".parquet": "parquet",
 }
 _COMPRESSIONS: Mapping[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
+_MAGIC: Mapping[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @runtime_checkable
@@ -75,8 +75,7 @@ def _place(
     source: Source, format: Format | None, compression: Compression | None, folder: Path
 ) -> tuple[Path, Format, Compression]:
     if isinstance(source, str | Path):
-        path = Path(source)
-        return path, format or _format(path.name), compression or _compression(path.name)
+        return _place_file(Path(source), format, compression, folder)
     if isinstance(source, Table):
         target = folder / "table.parquet"
         source.to_parquet(str(target))
@@ -90,14 +89,32 @@ def _place(
     )
 
 
+def _place_file(
+    path: Path, format: Format | None, compression: Compression | None, folder: Path
+) -> tuple[Path, Format, Compression]:
+    """A pipe can be read once alone, and has no length: it is a stream that has a path."""
+    if path.is_fifo():
+        with path.open("rb") as stream:
+            return _spool(stream, format, compression, folder / "stream")
+    found = format or _format(path.name), compression or _compression(path.name)
+    if path.stat().st_size == 0:
+        raise InvalidField("source", f"{path} is empty, expected at least one row")
+    return path, *found
+
+
 def _spool(
     stream: "Stream", format: Format | None, compression: Compression | None, target: Path
 ) -> tuple[Path, Format, Compression]:
     name = str(getattr(stream, "name", ""))
     known = format or _format(name)
     with target.open("wb") as file:
-        shutil.copyfileobj(stream, file, 1 << 20)
-    return target, known, compression or _compression(name)
+        while chunk := stream.read(1 << 20):
+            if not isinstance(chunk, bytes | bytearray | memoryview):
+                raise InvalidField("source", "a stream of texts, expected a binary one: open(path, 'rb')")
+            file.write(chunk)
+    if not target.stat().st_size:
+        raise InvalidField("source", "the stream is empty, expected at least one row")
+    return target, known, compression or _compression_of(target)
 
 
 def _write_rows(rows: Iterable[Any], target: Path) -> Path:
@@ -109,12 +126,14 @@ def _write_rows(rows: Iterable[Any], target: Path) -> Path:
                 file.write(json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n")
             except (TypeError, ValueError) as error:
                 raise InvalidField(f"source[{number}]", f"cannot be written as JSON: {error}") from error
+        if not file.tell():
+            raise InvalidField("source", "no rows, expected at least one")
     return target
 
 
 def _format(name: str) -> Format:
     path = Path(name)
-    suffix = Path(path.stem).suffix if path.suffix in _COMPRESSIONS else path.suffix
+    suffix = Path(path.stem).suffix if path.suffix.lower() in _COMPRESSIONS else path.suffix
     found = _FORMATS.get(suffix.lower())
     if found is None:
         known = ", ".join(_FORMATS)
@@ -125,4 +144,11 @@ def _format(name: str) -> Format:
 
 
 def _compression(name: str) -> Compression:
-    return _COMPRESSIONS.get(Path(name).suffix, "none")
+    return _COMPRESSIONS.get(Path(name).suffix.lower(), "none")
+
+
+def _compression_of(file: Path) -> Compression:
+    """By its first bytes: a stream from `gzip.open` has the file's name and not its compression."""
+    with file.open("rb") as opened:
+        begin = opened.read(4)
+    return next((found for magic, found in _MAGIC.items() if begin.startswith(magic)), "none")

@@ -5,7 +5,11 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import AsyncIterator
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import httpx
 import pytest
 
 from rekindle import InvalidField, NotFound, RequestFailed, ServiceClient, TransferFailed
+from rekindle.datasets import Condition
 from rekindle.sources import as_file
 from tests.sdk.fake_server import FakeServer, always
 
@@ -193,6 +198,8 @@ def test_every_sort_of_source_becomes_a_file(tmp_path: Path, file: Path) -> None
         (file, None, ("jsonl", "none"), lines),
         (str(packed), None, ("csv", "gzip"), packed.read_bytes()),
         (packed, "jsonl", ("jsonl", "gzip"), packed.read_bytes()),
+        (io.BytesIO(packed.read_bytes()), "csv", ("csv", "gzip"), packed.read_bytes()),
+        (gzip.GzipFile(packed), None, ("csv", "none"), b"a,b\n1,2\n"),
         (io.BytesIO(lines), "jsonl", ("jsonl", "none"), lines),
         (Table(), None, ("parquet", "none"), b"PAR1 and so on PAR1"),
         (ROWS, None, ("jsonl", "none"), lines),
@@ -217,6 +224,11 @@ def test_every_sort_of_source_becomes_a_file(tmp_path: Path, file: Path) -> None
         ([{"a": 1}, 2], r"source\[1\]"),
         ([{"a": object()}], r"source\[0\]"),
         ([{"a": float("nan")}], r"source\[0\]"),
+        ([], "source: no rows"),
+        (
+            gzip.GzipFile("empty.csv.gz", "rb", fileobj=io.BytesIO(gzip.compress(b""))),
+            "source: the stream is empty",
+        ),
         (7, "source"),
         ({"a": [1, 2]}, "source"),
     ],
@@ -224,6 +236,54 @@ def test_every_sort_of_source_becomes_a_file(tmp_path: Path, file: Path) -> None
 def test_what_is_no_dataset_is_named(source: Any, field: str) -> None:
     with pytest.raises(InvalidField, match=field), as_file(source, None, None):
         pass
+
+
+def test_an_empty_file_and_a_stream_of_texts_are_named(tmp_path: Path) -> None:
+    (tmp_path / "none.CSV.GZ").touch()
+    with (
+        pytest.raises(InvalidField, match=r"none.CSV.GZ is empty"),
+        as_file(tmp_path / "none.CSV.GZ", None, None),
+    ):
+        pass
+    texts: Any = io.StringIO("{}")
+    with pytest.raises(InvalidField, match="expected a binary one"), as_file(texts, "jsonl", None):
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
+def test_a_pipe_that_has_a_path_is_read_as_a_stream(tmp_path: Path) -> None:
+    pipe = tmp_path / "rows.jsonl"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b'{"a": 1}\n',))
+    writer.start()
+    with as_file(pipe, None, None) as found:
+        assert found.format == "jsonl" and found.path.read_bytes() == b'{"a": 1}\n'
+    writer.join()
+
+
+ENDS = """
+import os, rekindle
+reading, _ = os.pipe()
+service = rekindle.ServiceClient("http://127.0.0.1:9")
+future = service.datasets.upload(os.fdopen(reading, "rb"), "endless", "jsonl")
+service.close().result(10)
+print(type(future.exception()).__name__)
+"""
+
+
+def test_a_process_ends_while_a_source_has_nothing_to_say() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ClientClosed\n", "")
+
+
+def test_a_source_that_ends_the_process_fails_its_upload_alone(faked: ServiceClient) -> None:
+    def rows() -> Iterator[dict[str, int]]:
+        yield {"a": 1}
+        raise SystemExit(3)
+
+    with pytest.raises(RuntimeError, match="SystemExit: 3"):
+        faked.datasets.upload(rows(), "team/train").result(10)
+    assert faked.datasets.get("team/train").result(10).version == 3
 
 
 def test_a_bad_name_or_a_missing_file_fails_the_upload(faked: ServiceClient, file: Path) -> None:
@@ -251,7 +311,7 @@ def test_versions_are_found_and_derived(fake: DataServer, faked: ServiceClient) 
     datasets = faked.datasets
     assert datasets.get("team/train").result(10).version == 3
     assert [found.version for found in datasets.versions("team/train").result(10)] == [3, 2]
-    where = [("level", ">=", 3), {"column": "text", "op": "contains", "value": "SELECT"}]
+    where: list[Condition] = [("level", ">=", 3), {"column": "text", "op": "contains", "value": "SELECT"}]
     assert datasets.filter("team/train", where).result(10).version == 4
     datasets.dedupe("team/train", ["text"], version=2).result(10)
     parts = datasets.split("team/train", {"train": 0.9, "test": 0.1}, seed=7).result(10)
