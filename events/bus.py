@@ -356,6 +356,11 @@ class Bus:
         subscription = await self.client.subscribe(subject, cb=on_message)
         return subscription.unsubscribe
 
+    async def tell(self, subject: str) -> None:
+        """Say something, without content, to who listens at this moment; nothing is stored."""
+        with answering(subject):
+            await self.client.publish(subject)
+
     async def follow(self, subject: str) -> AsyncIterator[CloudEvent]:
         """The events on a subject from now on (facts, live). Nothing is remembered between calls."""
         subscription = await self.client.subscribe(subject)

@@ -24,6 +24,7 @@ GATHER_ROLLOUTS = f"{PREFIX}data.gather_rollouts"
 EXPIRE_UPLOAD = f"{PREFIX}data.expire_upload"
 COLLECT_DATASET = f"{PREFIX}data.collect"
 COLLECT = f"{PREFIX}checkpoint.collect"
+RELEASE = f"{PREFIX}checkpoint.release"
 
 REJECTED = f"{PREFIX}train.rejected"
 RELEASED = f"{PREFIX}train.released"
@@ -90,6 +91,7 @@ TABLE: tuple[Kind, ...] = (
     Kind(GATHER_ROLLOUTS, "command", "GatherCommand (JSON)", "DatasetVersion", _DATA),
     Kind(EXPIRE_UPLOAD, "command", "UploadRecord (JSON)", None, _DATA),
     Kind(COLLECT_DATASET, "command", "CollectCommand (JSON)", None, _DATA),
+    Kind(RELEASE, "command", "ReleaseCommand (JSON)", None, "checkpoint.<tenant>.release.<session | run>"),
     Kind(COLLECT, "command", "CheckpointEntry (JSON)", None, "checkpoint.<tenant>.collect.<path>"),
     Kind(REJECTED, "entry", "Failure (JSON)", None, _COMMAND),
     Kind(RELEASED, "entry", "Failure (JSON)", None, _COMMAND),

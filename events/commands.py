@@ -4,8 +4,9 @@ import re
 from typing import Any
 
 from fastapi import Request
+from pydantic import BaseModel, ConfigDict
 
-from events import names
+from events import catalog, envelope, names
 from events.edge import BodyTooLarge, Edge, M, number_field, parse, read_json, text_field
 from events.failure import NotFound
 from events.records import EVERYONE, ModelRecord, RunRecord
@@ -27,6 +28,8 @@ async def numbered(edge: Edge, tenant: str, body: dict[str, Any]) -> tuple[RunRe
     """The run and number of a command. Raises InvalidField or NotFound: then it has no place in a log."""
     run_id, number = text_field(body, "model_id"), number_field(body, "seq_id", least=1)
     run = await living_run(edge, tenant, run_id)
+    if run.closed:
+        raise NotFound(f"run {run_id!r} is over: its session has ended")
     await check_reach(edge, tenant, run, number)
     return run, number
 
@@ -83,6 +86,30 @@ async def living_run(edge: Edge, tenant: str, run_id: str) -> RunRecord:
     if run.rejected is not None:
         raise NotFound(f"run {run_id!r} was never created: {run.rejected.message}")
     return run
+
+
+class ReleaseCommand(BaseModel):
+    """What shall leave nothing behind. Example: ReleaseCommand(session_id="0c5e…")."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    session_id: str
+    run_id: str | None = None
+    """This run with its named checkpoints; None = the whole session, but for named checkpoints."""
+
+
+async def release(edge: Edge, tenant: str, session_id: str, run_id: str | None = None) -> None:
+    """Have a session, or a run with all its checkpoints, removed."""
+    id = run_id or session_id
+    event = envelope.make_event(
+        catalog.RELEASE,
+        id=id,
+        tenant=tenant,
+        service="gateway",
+        subject=id,
+        data=ReleaseCommand(session_id=session_id, run_id=run_id).model_dump_json().encode(),
+    )
+    await edge.bus.append(names.release_subject(tenant, id), event)
 
 
 async def known_model(edge: Edge, base: str) -> ModelRecord:

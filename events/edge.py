@@ -71,6 +71,7 @@ class Edge:
         await bus.ensure_shared_streams()
         blobs = open_blobs(settings.blobs)
         records = Records(bus)
+        await records.start()
         futures = Futures(bus, blobs, records)
         await futures.start()
         return cls(bus, blobs, records, Checkpoints(bus, records), futures, RunLog(bus, blobs), settings)

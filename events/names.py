@@ -42,8 +42,12 @@ def run_stream(base: str) -> str:
     return f"RUNS_{token(base)}"
 
 
+def run_base(base: str) -> str:
+    return f"run.{token(base)}"
+
+
 def run_root(base: str, tenant: str, run: str) -> str:
-    return f"run.{token(base)}.{token(tenant)}.{id_token(run)}"
+    return f"{run_base(base)}.{token(tenant)}.{id_token(run)}"
 
 
 def run_subject(base: str, tenant: str, run: str, *parts: str | int) -> str:
@@ -102,6 +106,15 @@ def result_filter(queue: str, tenant: str, owner: str) -> str:
     return f"result.{queue}.{token(tenant)}.{id_token(owner)}.*"
 
 
+def release_subject(tenant: str, id: str) -> str:
+    """Of a session or run that shall leave nothing behind."""
+    return f"checkpoint.{token(tenant)}.release.{id_token(id)}"
+
+
+def sampler_filter(base: str, tenant: str, run: str, sampler: str) -> str:
+    return f"sample.{token(base)}.{token(tenant)}.{id_token(run)}.{id_token(sampler)}.*"
+
+
 def collect_subject(tenant: str, checkpoint_path: str) -> str:
     return f"checkpoint.{token(tenant)}.collect.{token(checkpoint_path)}"
 
@@ -116,6 +129,16 @@ def dead_subject(subject: str) -> str:
 
 def attempts_subject(subject: str) -> str:
     return f"attempts.{subject}"
+
+
+def closed_subject(root: str) -> str:
+    """Said once, for who happens to hear it: nothing of the run is left."""
+    return f"closed.{root}"
+
+
+def forgotten_subject(record: str) -> str:
+    """Said once, for whoever remembers the record."""
+    return f"forgotten.{record}"
 
 
 def later_subject(subject: str) -> str:
@@ -164,11 +187,15 @@ def claim_key(tenant: str, owner: str, digest: str) -> str:
 
 def checkpoint_key(base: str, tenant: str, run: str, kind: str, name: str, epoch: int) -> str:
     """A blob is written under the epoch of its writer and does not exist until a fenced record names it."""
-    return f"{token(tenant)}/{token(base)}/{id_token(run)}/{kind}/{token(name)}/{epoch}"
+    return f"{run_folder(base, tenant, run)}/{kind}/{token(name)}/{epoch}"
+
+
+def run_folder(base: str, tenant: str, run: str) -> str:
+    return f"{token(tenant)}/{token(base)}/{id_token(run)}"
 
 
 def snapshots_key(base: str, tenant: str, run: str) -> str:
-    return f"{token(tenant)}/{token(base)}/{id_token(run)}/snapshots"
+    return f"{run_folder(base, tenant, run)}/snapshots"
 
 
 def snapshot_key(base: str, tenant: str, run: str, number: int, epoch: int) -> str:

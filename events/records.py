@@ -77,6 +77,8 @@ class RunRecord(Record):
     """Checkpoint path that it starts from."""
     rejected: Failure | None = None
     """Why it never came to be; then nothing else of it exists."""
+    closed: bool = False
+    """Its session has ended: only named checkpoints are left."""
 
 
 class SamplerRecord(Record):
@@ -202,6 +204,28 @@ class Records:
         """Forget a record of a kind that may change; nothing happens if there is none."""
         assert kind not in IMMUTABLE, "this kind is written once"
         await self._bus.purge(RECORDS, names.record_subject(KINDS[kind], tenant, key))
+
+    async def start(self) -> None:
+        """Hear of records that are forgotten, so that none is remembered here that is gone."""
+        await self._bus.listen(names.forgotten_subject("record.>"), self._forgotten)
+
+    def _forgotten(self, subject: str) -> None:
+        self._cache.pop(subject.removeprefix(names.forgotten_subject("")), None)
+
+    async def amend(self, tenant: str, key: str, record: Record) -> None:
+        """Write a record anew that others remember."""
+        await self._write(tenant, key, record, expect_last=None)
+        await self._say_forgotten(names.record_subject(KINDS[type(record)], tenant, key))
+
+    async def forget(self, kind: type[Record], tenant: str, key: str) -> None:
+        """Remove a record of any kind, also from what others remember."""
+        subject = names.record_subject(KINDS[kind], tenant, key)
+        await self._bus.purge(RECORDS, subject)
+        await self._say_forgotten(subject)
+
+    async def _say_forgotten(self, subject: str) -> None:
+        self._cache.pop(subject, None)
+        await self._bus.tell(names.forgotten_subject(subject))
 
     async def all(self, kind: type[R], tenant: str) -> list[R]:
         """All records of a kind, in no particular order."""

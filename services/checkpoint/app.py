@@ -3,21 +3,27 @@
 from cloudevents.core.v1.event import CloudEvent
 from fastapi import FastAPI
 
-from events import names
+from events import catalog, names
 from events.checkpoints import CheckpointEntry
+from events.commands import ReleaseCommand
 from events.edge import Edge, make_app
 from events.serve import serve
 from events.settings import EdgeSettings
 from events.streams import CHECKPOINT
 from events.worker import Answer, Queue, QueueWorker
 from services.checkpoint import api, catalogue
+from services.checkpoint.release import Release
 
 
 async def collect(edge: Edge) -> None:
-    """Remove the files of deleted checkpoints; doing it twice does no harm."""
+    """Remove the files of deleted checkpoints, and what sessions leave; doing it twice does no harm."""
+    release = Release(edge.bus, edge.blobs, edge.records, edge.checkpoints)
 
-    async def handle(_: CloudEvent, data: bytes) -> Answer | None:
-        await edge.blobs.delete(CheckpointEntry.model_validate_json(data).blob)
+    async def handle(event: CloudEvent, data: bytes) -> Answer | None:
+        if event.get_type() == catalog.RELEASE:
+            await release(names.tenant_of(event.get_source()), ReleaseCommand.model_validate_json(data))
+        else:
+            await edge.blobs.delete(CheckpointEntry.model_validate_json(data).blob)
         return None
 
     queue = Queue(

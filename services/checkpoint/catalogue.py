@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse, Response
 
 from events import catalog, facts, names
 from events.checkpoints import CheckpointEntry, entry_event
-from events.commands import Answer, living_run
+from events.commands import Answer, living_run, release
 from events.edge import PREFIX, Edge, EdgeDep, TenantDep, failed, read
 from events.failure import NotFound
 from events.records import RunRecord
@@ -82,6 +82,13 @@ async def training_run(run_id: str, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """One training run."""
     run = await living_run(edge, tenant, run_id)
     return _training_run(run, await edge.checkpoints.of_run(tenant, run), tenant).model_dump(mode="json")
+
+
+@router.delete("/training_runs/{run_id}", status_code=204)
+async def delete_training_run(run_id: str, edge: EdgeDep, tenant: TenantDep) -> None:
+    """Remove a run with all its checkpoints, within seconds."""
+    run = await edge.records.get(RunRecord, tenant, run_id)
+    await release(edge, tenant, run.session_id, run_id)
 
 
 @router.get("/training_runs/{run_id}/checkpoints")

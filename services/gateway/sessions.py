@@ -1,5 +1,6 @@
 """Sessions: one client process and everything that it creates. A silent session is idle, not dead."""
 
+import contextlib
 import uuid
 from datetime import UTC, datetime
 from typing import Annotated
@@ -7,8 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
-from events.commands import Answer
+from events.commands import Answer, release
 from events.edge import EdgeDep, TenantDep, failed, read
+from events.failure import NotFound
 from events.records import EVERYONE, ModelRecord, RunRecord, SamplerRecord, SessionRecord
 from rekindle.types.requests import (
     ClientConfigRequest,
@@ -65,20 +67,28 @@ async def create_session(request: Request, edge: EdgeDep, tenant: TenantDep) -> 
 async def session_heartbeat(request: Request, edge: EdgeDep, tenant: TenantDep) -> JSONResponse:
     """The client lives; 410 tells it that the session is over."""
     wanted = await read(request, SessionHeartbeatRequest)
-    session = await edge.records.get(SessionRecord, tenant, wanted.session_id)
-    if session.ended is not None:
-        return failed(410, f"session_id: the session has ended ({session.ended})")
+    try:
+        ended: str | None = (await edge.records.get(SessionRecord, tenant, wanted.session_id)).ended
+    except NotFound:
+        ended = "or never was"  # nothing is kept of a session that left nothing
+    if ended is not None:
+        return failed(410, f"session_id: the session has ended ({ended})")
     return JSONResponse(SessionHeartbeatResponse().model_dump())
 
 
 @router.post("/sessions/{session_id}/finish")
 async def finish_session(session_id: str, request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
-    """The client is done; the first reason stands."""
+    """The client is done; the first reason stands. What the session holds is released, but for named checkpoints."""
     wanted = await read(request, FinishSessionRequest)
-    session = await edge.records.get(SessionRecord, tenant, session_id)
-    if session.ended is None:
-        ended = session.model_copy(update={"ended": wanted.reason.type})
-        await edge.records.replace(tenant, session_id, ended)
+
+    def end(session: SessionRecord | None) -> SessionRecord:
+        if session is None:
+            raise NotFound(session_id)
+        return session if session.ended else session.model_copy(update={"ended": wanted.reason.type})
+
+    with contextlib.suppress(NotFound):  # said before, and released since
+        await edge.records.change(SessionRecord, tenant, session_id, end)
+        await release(edge, tenant, session_id)
     return {}
 
 

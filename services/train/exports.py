@@ -11,7 +11,7 @@ from events.blobs import Blobs
 from events.bus import again_when_unavailable
 from events.checkpoints import CheckpointEntry, Checkpoints, entry_event
 from events.failure import NotFound, ServerError, UserError
-from events.lease import RunHolder
+from events.lease import LeaseLost, RunHolder
 from events.records import Records, RunRecord
 from events.weights import LoadCommand, SaveCommand
 from services.model.base import BaseModel
@@ -49,7 +49,13 @@ class Exports:
             )
         entry = await self._write(holder, tenant, run, number, state, command)
         subject = names.checkpoint_subject(run.base, tenant, run.run_id, command.kind, command.name)
-        await holder.write(subject, entry_event(tenant, "train", entry))
+        try:
+            await holder.write(subject, entry_event(tenant, "train", entry))
+        except LeaseLost:
+            _, found = await self._look(tenant, run_id, command)
+            if found is None or found.blob != entry.blob:
+                await self.blobs.delete(entry.blob)  # nobody will ever name it
+            raise
         await self._tidy(entry)
         return entry, _facts(tenant, entry, command)
 

@@ -13,7 +13,7 @@ import structlog
 
 from events import catalog, envelope, names
 from events.blobs import Blobs
-from events.lease import Head
+from events.lease import Head, LeaseLost
 from events.order import Entry
 from services.model.base import BaseModel
 from services.train.held import HeldRun
@@ -42,7 +42,12 @@ class Snapshots:
         blob = None if state is None else await self._write(run, number, state)
         head = Head(number=number, blob=blob, epoch=run.holder.epoch, answer=answer)
         older = run.head
-        await self._move(run, head)
+        try:
+            await self._move(run, head)
+        except LeaseLost:
+            if blob is not None and (await run.holder.head()).blob != blob:
+                await self.blobs.delete(blob)  # nobody will ever name it
+            raise
         if answer is None:
             await self.purge(run, number)
         if older.blob is not None:

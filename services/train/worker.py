@@ -93,6 +93,7 @@ class TrainWorker:
             self._run_at(root).begin_at(head)
         for root, numbers in (await reader.resolved()).items():
             self._run_at(root).resolve(numbers)
+        await self._bus.listen(names.closed_subject(f"{names.run_base(self._base)}.>"), self._closed)
         reading = asyncio.create_task(self._read(reader))
         reading.add_done_callback(lambda _: self._changed.set())
         beating = asyncio.create_task(liveness.beat(self._bus, self._replica)) if self._replica else None
@@ -121,6 +122,10 @@ class TrainWorker:
         async for root, entry in reader.entries():
             self._run_at(root).add(entry)
             self._changed.set()
+
+    def _closed(self, subject: str) -> None:
+        """A run of which nothing is left takes no memory either; what it still writes meets another's lease."""
+        self._runs.pop(subject.removeprefix(names.closed_subject("")), None)
 
     def _run_at(self, root: str) -> HeldRun:
         return self._runs.setdefault(root, HeldRun(root))

@@ -1,0 +1,113 @@
+"""What becomes of a session's things when it ends, and of a run that is deleted.
+
+Promises: after a release nothing of a run is left in streams or blob store but its named checkpoints and the
+records that they need; deleting a run removes those too. Repeated, a release does no harm: it goes on where the
+last attempt ended. The run's lease is taken first, so that a trainer that still holds it can write nothing more.
+"""
+
+from dataclasses import dataclass
+
+import structlog
+
+from events import names
+from events.blobs import Blobs
+from events.bus import Bus, Stored
+from events.checkpoints import Checkpoints
+from events.commands import ReleaseCommand
+from events.failure import NotFound
+from events.lease import RunHolder
+from events.records import Records, RunRecord, SamplerRecord, SessionRecord
+from events.streams import RESULTS, SAMPLE
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Release:
+    """Releases sessions and runs."""
+
+    bus: Bus
+    blobs: Blobs
+    records: Records
+    checkpoints: Checkpoints
+
+    async def __call__(self, tenant: str, command: ReleaseCommand) -> None:
+        """Do what the command says."""
+        if command.run_id is not None:
+            await self._delete_run(tenant, command.run_id)
+        else:
+            for run in await self._runs(tenant, command.session_id):
+                await self._release_run(tenant, run)
+            for sampler in await self.records.all(SamplerRecord, tenant):
+                if sampler.session_id == command.session_id:
+                    await self._release_sampler(tenant, sampler)
+        await self._forget_session(tenant, command.session_id)
+
+    async def _runs(self, tenant: str, session_id: str) -> list[RunRecord]:
+        runs = await self.records.all(RunRecord, tenant)
+        return [run for run in runs if run.session_id == session_id]
+
+    async def _delete_run(self, tenant: str, run_id: str) -> None:
+        try:
+            run = await self.records.get(RunRecord, tenant, run_id)
+        except NotFound:
+            return
+        for entry in await self.checkpoints.of_run(tenant, run):
+            await self.checkpoints.change(tenant, entry, deleted=True)
+        await self._release_run(tenant, run)
+
+    async def _release_run(self, tenant: str, run: RunRecord) -> None:
+        """Everything of the run but named checkpoints; without any, its record too."""
+        kept = {entry.blob for entry in await self.checkpoints.of_run(tenant, run)}
+        stream, root = names.run_stream(run.base), names.run_root(run.base, tenant, run.run_id)
+        if await self.bus.subjects(stream, f"{root}.>"):
+            await RunHolder.take(self.bus, self.blobs, run.base, tenant, root)
+            await self._drop_claims(stream, f"{root}.cmd.*", f"{root}.result.*")
+            for part in ("cmd.*", "result.*", "head", *(() if kept else ("checkpoint.>",)), "lease"):
+                await self.bus.purge(stream, f"{root}.{part}")
+        await self._drop_blobs(tenant, run, kept)
+        if not kept:
+            await self.records.forget(RunRecord, tenant, run.run_id)
+            await self.bus.purge(stream, f"{root}.>")  # what came until nobody knew the run any more
+        elif not run.closed:
+            await self.records.amend(tenant, run.run_id, run.model_copy(update={"closed": True}))
+        await self.bus.tell(names.closed_subject(root))
+
+    async def _drop_blobs(self, tenant: str, run: RunRecord, kept: set[str]) -> None:
+        folder = names.run_folder(run.base, tenant, run.run_id)
+        if not kept:
+            await self.blobs.delete(folder)
+            return
+        for kind in await self.blobs.under(folder):
+            for version in await self.blobs.under(kind):
+                if not any(blob.startswith(f"{version}/") for blob in kept):
+                    await self.blobs.delete(version)
+
+    async def _release_sampler(self, tenant: str, sampler: SamplerRecord) -> None:
+        id, base = sampler.sampler_id, sampler.base
+        results = names.result_filter("sample", tenant, id)
+        await self._drop_claims(RESULTS, results)
+        await self.bus.purge(RESULTS, results)
+        await self.bus.purge(SAMPLE, names.sampler_filter(base, tenant, sampler.owner, id))
+        await self.records.forget(SamplerRecord, tenant, id)
+
+    async def _drop_claims(self, stream: str, *filters: str) -> None:
+        """Remove the payloads that entries have left in the blob store."""
+        for subjects in filters:
+            async for stored in self.bus.walk(stream, subjects):
+                await self._drop_claim(stored)
+
+    async def _drop_claim(self, stored: Stored) -> None:
+        claim = stored.event.get_extension("dataref")
+        if claim is not None:
+            await self.blobs.delete(claim)
+
+    async def _forget_session(self, tenant: str, session_id: str) -> None:
+        """A session that has ended goes with the last of its runs."""
+        try:
+            session = await self.records.get(SessionRecord, tenant, session_id)
+        except NotFound:
+            return
+        if session.ended is not None and not await self._runs(tenant, session_id):
+            await self.records.delete(SessionRecord, tenant, session_id)
+            log.info("session.released", session=session_id)
