@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from events import catalog, names
 from events.commands import living_run
 from events.edge import Edge, EdgeDep, TenantDep, failed, read
-from events.failure import NotFound
+from events.failure import BusUnavailable, NotFound
 from events.records import UploadRecord
 from events.streams import RESULTS
 from rekindle.types import InvalidField
@@ -43,7 +43,15 @@ async def create(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     )
     await _expire_later(edge, tenant, fresh)
     record = await edge.records.change(UploadRecord, tenant, id, lambda old: old or fresh)
+    await _check_not_ended(edge, tenant, record)
     return await _state(edge, tenant, record)
+
+
+async def _check_not_ended(edge: Edge, tenant: str, record: UploadRecord) -> None:
+    """Raises BusUnavailable for an upload that has its result and is about to go: nothing can be added to it."""
+    result = names.result_subject("data", tenant, names.data_id(record.upload_id), record.attempt)
+    if record.attempt and await edge.bus.first(RESULTS, result) is not None:
+        raise BusUnavailable("upload: what the one before has left is being removed; try again")
 
 
 @router.get("/datasets/uploads/{upload_id}")
@@ -120,15 +128,15 @@ async def _still_wanted(edge: Edge, tenant: str, upload_id: str) -> None:
 async def complete(upload_id: str, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Make a version of an upload that has all its parts. Repeated, it gives the same future."""
     owner = names.data_id(upload_id)
-    last = await _last_attempt(edge, tenant, owner)
     try:
         record = await edge.records.get(UploadRecord, tenant, upload_id)
     except NotFound:
-        if last:  # it was completed, and has ended
+        if last := await _last_attempt(edge, tenant, owner):  # it was completed, and has ended
             return commands.future(names.future_id(owner, last))
         raise
     if not record.attempt:
         await _check_whole(edge, tenant, record)
+        last = await _last_attempt(edge, tenant, owner)
         record = await edge.records.change(
             UploadRecord, tenant, upload_id, lambda old: _completing(old, upload_id, last + 1)
         )

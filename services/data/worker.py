@@ -24,7 +24,7 @@ from events.worker import Answer, Queue, QueueWorker
 from rekindle.types.datasets import MAX_PARTS, DatasetVersion, DatasetVersions, Split
 from services.data import jail, rollouts
 from services.data.child import DeriveTask, IngestTask
-from services.data.commands import CollectCommand, DeriveCommand, GatherCommand
+from services.data.commands import EXPIRY, CollectCommand, DeriveCommand, GatherCommand
 from services.data.datasets import Datasets, Draft
 from services.data.settings import DataSettings
 from services.data.summary import Summary
@@ -202,13 +202,25 @@ class DataWorker:
         tenant = _tenant(event)
         data = await claims.check_out(self._blobs, event)
         if event.get_type() == catalog.TAKE_IN:
-            await self._drop(tenant, UploadRecord.model_validate_json(data).upload_id)
+            upload = UploadRecord.model_validate_json(data)
+            await self._drop(tenant, upload.upload_id, upload.attempt)
         await self._drop_unnamed(tenant, event)
         _remove(self._blobs.staging(names.staging_name(event.get_id())))
 
-    async def _drop(self, tenant: str, upload_id: str) -> None:
-        await self._blobs.delete(names.upload_key(tenant, upload_id))
-        await self._records.delete(UploadRecord, tenant, upload_id)
+    async def _drop(self, tenant: str, upload_id: str, attempt: int) -> None:
+        """Remove an upload that stands at this attempt; one that was announced since is another."""
+        stands = await self._attempt(tenant, upload_id)
+        if stands in (attempt, None):
+            await self._blobs.delete(names.upload_key(tenant, upload_id))
+        if stands == attempt:
+            await self._records.delete(UploadRecord, tenant, upload_id)
+
+    async def _attempt(self, tenant: str, upload_id: str) -> int | None:
+        """None if there is no such upload."""
+        try:
+            return (await self._records.get(UploadRecord, tenant, upload_id)).attempt
+        except NotFound:
+            return None
 
     async def _drop_unnamed(self, tenant: str, event: CloudEvent) -> None:
         """Files of versions that never got a number, because others stand in their stead or it failed."""
@@ -222,17 +234,17 @@ class DataWorker:
 
     async def _expire(self, tenant: str, upload: UploadRecord) -> None:
         """Drop an upload that nobody went on with, unless a version is being made of it."""
-        try:
-            attempt = (await self._records.get(UploadRecord, tenant, upload.upload_id)).attempt
-        except NotFound:
-            attempt = 0
         owner = names.data_id(upload.upload_id)
+        later = names.later_subject(names.data_subject(tenant, owner, EXPIRY))
+        if await self._bus.first(DATA, later) is not None:
+            return  # put off while this waited
+        attempt = await self._attempt(tenant, upload.upload_id) or 0
         if attempt:
             queued = await self._bus.first(DATA, names.data_subject(tenant, owner, attempt))
             done = await self._bus.first(RESULTS, names.result_subject("data", tenant, owner, attempt))
             if queued or done:
                 return
-        await self._drop(tenant, upload.upload_id)
+        await self._drop(tenant, upload.upload_id, attempt)
 
     async def _collect(self, tenant: str, command: CollectCommand) -> None:
         await self._blobs.delete(command.blob)

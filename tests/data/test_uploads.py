@@ -8,6 +8,8 @@ import json
 import signal
 import struct
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,10 +17,15 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from events import names
+from events import catalog, names
 from events.bus import Bus
+from events.edge import Edge
+from events.failure import Failure
+from events.records import UploadRecord
 from events.streams import DATA
-from services.data.commands import EXPIRY
+from services.data.commands import EXPIRY, make
+from services.data.settings import DataSettings
+from services.data.worker import DataWorker
 from tests.data.files import ROWS, csv_file, jsonl, parquet, zipped
 from tests.data.lab import PART, Failed, Lab, wait_until
 
@@ -294,6 +301,65 @@ def test_an_abandoned_upload_ends_by_itself(lab: Lab, name: str) -> None:
     asyncio.run(bring_forward(lab.nats_url, upload["upload_id"]))
     lab.settled(before)
     assert lab.http.get(f"datasets/uploads/{upload['upload_id']}").status_code == 404
+
+
+# One file, announced again
+
+
+@asynccontextmanager
+async def upload_at(lab: Lab, name: str, attempt: int) -> AsyncIterator[tuple[DataWorker, UploadRecord]]:
+    """An upload that stands at an attempt, with its only part; and a worker that nobody has told to work."""
+    data = jsonl(ROWS)
+    id = lab.announce(data, name).json()["upload_id"]
+    assert lab.put(id, 0, data).status_code == 200
+    settings = DataSettings(nats_url=lab.nats_url, blobs=str(lab.blobs))
+    edge = await Edge.open(settings, "test")
+    try:
+        record = await edge.records.get(UploadRecord, "local", id)
+        await edge.records.replace("local", id, record.model_copy(update={"attempt": attempt}))
+        yield DataWorker(edge, settings), record
+        await edge.records.delete(UploadRecord, "local", id)
+        await edge.blobs.delete(names.upload_key("local", id))
+    finally:
+        await edge.bus.close()
+
+
+def parts(lab: Lab, id: str) -> httpx.Response:
+    return lab.http.get(f"datasets/uploads/{id}")
+
+
+async def test_an_upload_that_has_its_result_is_not_gone_on_with(lab: Lab, name: str) -> None:
+    async with upload_at(lab, name, attempt=1) as (_, record):
+        id = record.upload_id
+        assert lab.announce(jsonl(ROWS), name).json()["state"] == "completing"
+        bus = await Bus.connect(lab.nats_url, name="test")
+        owner = names.data_id(id)
+        event = make(catalog.FAILED, "local", owner, 1, name, Failure(message="broken", category="user"))
+        await bus.append(names.result_subject("data", "local", owner, 1), event)
+        await bus.close()
+        answer = lab.announce(jsonl(ROWS), name)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+
+
+async def test_the_end_of_an_upload_spares_the_one_announced_after_it(lab: Lab, name: str) -> None:
+    async with upload_at(lab, name, attempt=0) as (worker, record):
+        ended = record.model_copy(update={"attempt": 1})
+        owner = names.data_id(record.upload_id)
+        await worker.settled(make(catalog.TAKE_IN, "local", owner, 1, name, ended))
+        assert parts(lab, record.upload_id).json()["parts"] == [0]
+
+
+async def test_an_expiry_that_waited_spares_an_upload_that_went_on(lab: Lab, name: str) -> None:
+    async with upload_at(lab, name, attempt=0) as (worker, record):
+        owner = names.data_id(record.upload_id)
+        due = make(catalog.EXPIRE_UPLOAD, "local", owner, EXPIRY, name, record)
+        await worker.handle(due, record.model_dump_json().encode())
+        assert parts(lab, record.upload_id).json()["parts"] == [0]
+        bus = await Bus.connect(lab.nats_url, name="test")
+        await bus.purge(DATA, names.later_subject(names.data_subject("local", owner, EXPIRY)))
+        await bus.close()
+        await worker.handle(due, record.model_dump_json().encode())
+        assert parts(lab, record.upload_id).status_code == 404
 
 
 # Deaths
