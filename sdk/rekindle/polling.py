@@ -19,6 +19,8 @@ from rekindle.types import FutureRetrieveRequest
 
 POLL_PATIENCE = 1800.0
 """Seconds for which a server that does not answer polls is asked again."""
+LONGEST_POLL = 45.0
+"""Seconds for which a server may hold a poll."""
 SHORTEST_POLL = 0.25
 """Seconds from one poll to the next: a server that does not hold them must not be stormed."""
 
@@ -49,6 +51,7 @@ class Poller:
                 headers={"Accept": accept},
                 also=(408,),
                 patience=POLL_PATIENCE,
+                held=LONGEST_POLL,
             )
             said = _read_json(answer)
             if not _is_pending(answer, said):

@@ -77,7 +77,7 @@ async def fetch(
     while True:
         try:
             return await _fetch_once(http, url, target, params, advance)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             failure: RekindleError = ConnectionFailed(f"{url}: {error or type(error).__name__}")
         except TransferFailed as error:
             failure = error

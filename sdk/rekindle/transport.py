@@ -8,6 +8,7 @@ arrive twice: commands carry numbers for that. Whatever else is not a success be
 import asyncio
 import json
 import logging
+import os
 import random
 import ssl
 import time
@@ -71,9 +72,7 @@ class Transport:
         first_contact: float = FIRST_CONTACT,
         handler: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidField("base_url", f"{base_url!r}, expected http://host:port or https://host")
+        host = _host(base_url)
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise InvalidField("api_key", "expected printable ASCII characters")
         self.base_url = base_url.rstrip("/")
@@ -83,9 +82,10 @@ class Transport:
         self._answered = False
         self._handler = handler
         # A proxy of the environment is not meant for servers on this machine.
-        self.trust_env = parts.hostname not in LOOPBACK
+        self.trust_env = host not in LOOPBACK
         self._pools: list[httpx.AsyncClient] = []
         self._in_use = [0] * POOLS
+        self._process = os.getpid()
         self._closed = False
 
     @contextmanager
@@ -93,6 +93,8 @@ class Transport:
         """The connection pool with the fewest requests, for one of them. Raises ClientClosed."""
         if self._closed:
             raise ClientClosed("the client is closed")
+        if self._process != os.getpid():  # a forked child: these connections are its parent's
+            self._process, self._pools, self._in_use = os.getpid(), [], [0] * POOLS
         index = self._in_use.index(min(self._in_use))
         # The first that is free: one request after the other has one pool and its open connection.
         if index == len(self._pools):
@@ -107,13 +109,16 @@ class Transport:
         return httpx.AsyncClient(
             base_url=f"{self.base_url}{PREFIX}",
             headers={"X-API-Key": self._api_key} if self._api_key else {},
-            timeout=httpx.Timeout(self._timeout, connect=CONNECT_SECONDS, pool=None),
+            timeout=self._limit(),
             # As many connections as there are polls: each holds one.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS),
             verify=self._certificates,
             trust_env=self.trust_env,
             transport=self._handler,
         )
+
+    def _limit(self, held: float = 0.0) -> httpx.Timeout:
+        return httpx.Timeout(max(self._timeout, held), connect=CONNECT_SECONDS, pool=None)
 
     @cached_property
     def _certificates(self) -> ssl.SSLContext | bool:
@@ -136,10 +141,12 @@ class Transport:
         params: Mapping[str, Any] | None = None,
         also: Collection[int] = (),
         patience: float = PATIENCE,
+        held: float = 0.0,
     ) -> httpx.Response:
         """The answer, which is a success or has a status in `also`.
 
-        body: a message or mapping (JSON, absent where None) or bytes as they are. Raises APIError for other
+        body: a message or mapping (JSON, absent where None) or bytes as they are. held: seconds for which the
+        server may hold the call back, however short the client's own timeout is. Raises APIError for other
         statuses, ConnectionFailed when nobody answered for `patience` seconds, or sooner where nobody ever has.
         """
         content = _content(body)
@@ -149,8 +156,10 @@ class Transport:
             pause: float | None = None
             try:
                 with self.pool() as http:
-                    answer = await http.request(method, path, content=content, headers=sent, params=params)
-            except httpx.TransportError as error:
+                    answer = await http.request(
+                        method, path, content=content, headers=sent, params=params, timeout=self._limit(held)
+                    )
+            except httpx.RequestError as error:
                 failure: RekindleError = ConnectionFailed(f"{self.base_url}: {error or type(error).__name__}")
             else:
                 if not self._answered:
@@ -166,6 +175,18 @@ class Transport:
     async def ask(self, kind: type[M], method: str, path: str, **options: Any) -> M:
         """The answer's JSON as a message. Raises as `send`, and InvalidField for another answer."""
         return parse_json(kind, (await self.send(method, path, **options)).content)
+
+
+def _host(base_url: str) -> str:
+    """Raises InvalidField for what is no address."""
+    try:
+        parts = urlsplit(base_url)
+        parts.port  # noqa: B018  # raises for one that is no number up to 65535
+    except ValueError as error:
+        raise InvalidField("base_url", f"{base_url!r}: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise InvalidField("base_url", f"{base_url!r}, expected http://host:port or https://host")
+    return parts.hostname
 
 
 def may_pass(status: int) -> bool:

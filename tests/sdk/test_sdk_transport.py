@@ -1,7 +1,12 @@
 """What is tried again and what is not, how long, and what a call carries."""
 
+import os
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
@@ -88,6 +93,70 @@ def test_patience_ends_with_the_last_error(
         faked.get_server_capabilities().result(10)
 
 
+def test_an_answer_that_cannot_be_read_is_asked_for_again(fake: FakeServer, faked: ServiceClient) -> None:
+    async def garbled() -> AsyncIterator[bytes]:
+        yield b"no gzip"
+
+    left = [httpx.Response(200, content=garbled(), headers={"content-encoding": "gzip"})]
+    fake.trouble[CAPABILITIES] = lambda _: left.pop() if left else None
+    assert faked.get_server_capabilities().result(10).supported_models
+    assert len(fake.calls) == 2
+
+
+def test_a_short_timeout_does_not_cut_off_polls_that_the_server_holds(fake: FakeServer) -> None:
+    seconds = {}
+
+    def note(request: httpx.Request) -> None:
+        seconds[request.url.path] = request.extensions["timeout"]["read"]
+
+    fake.trouble = {"/get_info": note, "/retrieve_future": note}
+    with fake.service(timeout=2.0) as service:
+        fake.training(service)
+    assert seconds == {"/api/v1/get_info": 2.0, "/api/v1/retrieve_future": 45.0}
+
+
+FORKED = """
+import os, sys, rekindle
+with rekindle.ServiceClient(sys.argv[1]) as service:
+    service.get_server_capabilities().result(10)
+    child = os.fork()
+    service.get_server_capabilities().result(10)
+    if child:
+        assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="has no fork")
+def test_a_forked_child_opens_connections_of_its_own() -> None:
+    peers = set()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            peers.add(self.client_address)
+            content = b'{"supported_models": []}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            subprocess.run([sys.executable, "-c", FORKED, url], check=True, timeout=60)
+        finally:
+            server.shutdown()
+            serving.join()
+    assert len(peers) == 2
+
+
 def test_address_and_key_come_from_arguments_or_the_environment(
     fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +178,13 @@ def test_address_and_key_come_from_arguments_or_the_environment(
     assert [sent.get("x-api-key") for sent in fake.headers] == ["tml-tinker", "tml-own", None]
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://"])
+BAD_URLS = [
+    *("127.0.0.1:8000", "ftp://host", "http://", "http://[::1", "http://host:80x", "http://host:99999"),
+    *("http://host/?a=b", "http://host#there"),
+]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
 def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
     with pytest.raises(InvalidField, match="base_url"):
         ServiceClient(url)
