@@ -18,6 +18,8 @@ CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGIL
 """Signals by which a reader says that the file was too much for it."""
 LAST_WORDS = 2000
 ROOT = Path(__file__).resolve().parents[2]
+KEPT = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "LANG", "TZDIR")
+"""Variables the process is given, none of which is a secret."""
 
 
 async def run(task: IngestTask | DeriveTask) -> tuple[Summary, ...]:
@@ -57,7 +59,7 @@ def _judge(code: int, said: bytes, wrote: bytes) -> tuple[Summary, ...]:
 
 def _environment() -> dict[str, str]:
     """One thread and one heap: each more would reserve address space that the limit counts."""
-    return os.environ | {
+    return {name: os.environ[name] for name in KEPT if name in os.environ} | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "sdk")]),
         "ARROW_DEFAULT_MEMORY_POOL": "system",
         "ARROW_IO_THREADS": "1",

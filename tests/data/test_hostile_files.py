@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -299,9 +300,19 @@ async def test_whoever_gives_up_waiting_leaves_no_reader_behind(tmp_path: Path) 
 
 
 def children() -> list[int]:
-    import psutil
-
     return [child.pid for child in psutil.Process().children() if "services.data.child" in child.cmdline()]
+
+
+async def test_who_reads_a_file_knows_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_URL", "nats://secret@here")
+    reading = asyncio.create_task(jail.run(task(tmp_path, jsonl(ROWS * 100_000), "jsonl")))
+    async with asyncio.timeout(20):
+        while not children():  # noqa: ASYNC110  # the start of a process tells nobody
+            await asyncio.sleep(0.01)
+    assert "NATS_URL" not in psutil.Process(children()[0]).environ()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
 
 
 async def test_a_mistake_of_ours_is_not_called_the_senders(tmp_path: Path) -> None:
