@@ -13,6 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rekindle import errors as errors
+    from rekindle import types as types
     from rekindle.errors import (
         APIError,
         BadRequest,
@@ -73,9 +75,12 @@ _HOMES = {
     "training": ("TrainingClient",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_MODULES = ("errors", "types")
 
 
-def __getattr__(name: str) -> Any:
+def _find(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME_OF.get(name, 'errors')}"), name)
@@ -83,5 +88,9 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+if not TYPE_CHECKING:  # which would take a misspelt name for one that is found when it is used
+    __getattr__ = _find
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

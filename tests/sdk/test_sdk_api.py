@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -58,10 +59,50 @@ def test_every_public_name_is_there_and_the_list_is_sorted_and_complete() -> Non
 
 def test_a_type_checker_sees_the_same_names() -> None:
     tree = ast.parse((ROOT / "sdk/rekindle/__init__.py").read_text())
-    (guarded,) = [node for node in tree.body if isinstance(node, ast.If)]
+    guarded = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {alias.name for node in guarded.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert seen == set(rekindle.__all__)
+    assert seen == {*rekindle.__all__, "errors", "types"}
     assert (ROOT / "sdk/rekindle/py.typed").exists()
+
+
+def test_messages_and_errors_are_there_without_an_import_of_their_own() -> None:
+    assert run(
+        "import rekindle; print(rekindle.types.__name__, rekindle.errors.NotFound.__name__)"
+    ).split() == [
+        "rekindle.types",
+        "NotFound",
+    ]
+
+
+SCRIPT = """
+import rekindle
+
+with rekindle.ServiceClient() as service:
+    training = service.create_lora_training_client("base", rank=4).result()
+    datum = rekindle.Datum([1, 2], {"target_tokens": [2, 3], "weights": [0.0, 1.0]})
+    total: float = training.forward_backward([datum], "cross_entropy").result().metrics["loss:sum"]
+    sampler = training.save_weights_and_get_sampling_client().result()
+    tokens: list[int] = sampler.sample([1, 2]).result().sequences[0].tokens
+    rows = service.datasets.filter("sums", [("answer", "<", 10)]).result().rows + len(rekindle.types.LOSSES)
+    service.datasets.get("sums", "newest")
+    rekindle.Trainer
+"""
+
+
+@pytest.mark.slow
+def test_a_type_checker_finds_the_mistakes_of_a_script_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    checker = ["-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", "script.py"]
+    done = subprocess.run(
+        [sys.executable, *checker],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(ROOT / "sdk")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    wrong, missing, found = done.stdout.splitlines()
+    assert "'newest'" in wrong and 'has no attribute "Trainer"' in missing and "Found 2 errors" in found
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
