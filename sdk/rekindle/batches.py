@@ -4,7 +4,6 @@ The parts of one call add up to the same gradient as the whole: losses are sums,
 the next optimizer step. Metrics are combined as the suffix of their name says.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -58,12 +57,12 @@ def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
     total = sum(weights)
     if not total:
         return sum(values) / len(values)
-    return math.fsum(value * weight for value, weight in zip(values, weights, strict=True)) / total
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / total
 
 
 REDUCTIONS: Mapping[str, Combine] = MappingProxyType(
     {
-        "sum": lambda values, _: math.fsum(values),
+        "sum": lambda values, _: sum(values),
         "min": lambda values, _: min(values),
         "max": lambda values, _: max(values),
         "mean": _mean,

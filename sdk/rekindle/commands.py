@@ -63,8 +63,10 @@ class Commands:
         """
         with self._numbering:
             commands = [make(self._next + index) for index, make in enumerate(makers)]
+            self._next += len(
+                commands
+            )  # first: an interrupt in between leaves a gap, never a number used twice
             accepted = [self._session.submit(self._post(command)) for command in commands]
-            self._next += len(commands)
         return self._session.future(lambda progress: self._collect(accepted, accept, combine, progress))
 
     async def _post(self, command: Command) -> str:

@@ -13,7 +13,7 @@
     ├── ConnectionFailed            nobody answered, after trying again for minutes
     ├── RequestFailed               a command was accepted and then failed (message, category, request_id)
     ├── TransferFailed              an upload or download did not bring what was announced
-    └── ClientClosed                the client was closed, or the server ended its session
+    └── ClientClosed                the client was closed
 
 The category decides what to do: `user` is the caller's fault and fails again when tried again, `server` is
 the other side's. What can be tried again safely has been, before any of these is raised. All of them can be
@@ -119,7 +119,7 @@ class TransferFailed(RekindleError):
 
 
 class ClientClosed(RekindleError):
-    """The client was closed, or the server ended its session."""
+    """The client was closed. (A session that the server has ended makes calls fail with NotFound or Gone.)"""
 
 
 _BY_STATUS: Mapping[int, type[APIError]] = MappingProxyType(

@@ -41,13 +41,17 @@ class Future(Generic[T_co]):
             TimeoutError: not ready in time; ask again whenever you like.
             RekindleError: the call failed, see `rekindle.errors`.
         """
-        if background.shared().is_current_thread and not self.done():
-            raise RuntimeError("result() would block the loop that is to make the result; use await")
+        self._check_thread()
         return self._waiting.result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Block until it is done; the error, or None for a success."""
+        self._check_thread()
         return self._waiting.exception(timeout)
+
+    def _check_thread(self) -> None:
+        if background.shared().is_current_thread and not self.done():
+            raise RuntimeError("to block here would block the loop that is to make the result; use await")
 
     def __await__(self) -> Generator[Any, None, T_co]:
         return shielded(self._waiting).__await__()
@@ -65,7 +69,7 @@ class Future(Generic[T_co]):
         return self._waiting.cancelled()
 
     def add_done_callback(self, call: Callable[["Future[Any]"], object]) -> None:
-        """Call `call(self)` in the background thread, once it is done; it must not block."""
+        """Call `call(self)`, which must not block: in the background thread once it is done, or here if it is."""
         self._waiting.add_done_callback(lambda _: call(self))
 
     @property

@@ -1,5 +1,7 @@
 """How the metrics of parts are combined, with numbers worked by hand."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,11 @@ def test_a_mean_over_no_datums_is_a_plain_mean() -> None:
 def test_a_metric_without_exactly_one_reduction_is_an_error(key: str) -> None:
     with pytest.raises(InvalidField, match="name:reduction"):
         join([part(1, **{key: 1.0})])
+
+
+def test_losses_that_are_infinite_are_shown_and_no_error() -> None:
+    parts = [part(1, m__sum=math.inf, m__mean=math.inf), part(1, m__sum=-math.inf, m__mean=-math.inf)]
+    assert all(math.isnan(value) for value in join(parts).metrics.values())
 
 
 def test_a_metric_that_a_part_lacks_is_an_error() -> None:

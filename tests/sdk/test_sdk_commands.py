@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import numpy as np
@@ -19,6 +20,7 @@ from rekindle import (
     ServiceClient,
     session,
 )
+from rekindle.session import Session
 from rekindle.types import parse_forward_backward
 from tests.sdk.fake_server import FakeServer, always
 
@@ -45,6 +47,22 @@ def test_threads_share_one_sequence(fake: FakeServer, faked: ServiceClient) -> N
         futures = list(pool.map(lambda _: training.optim_step(), range(64)))
     assert all(future.result(10) for future in futures)
     assert fake.applied == list(range(1, 65))
+
+
+def test_a_call_that_is_interrupted_never_shares_its_number(
+    fake: FakeServer, faked: ServiceClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, submit = fake.training(faked), Session.submit
+
+    def interrupted(session: Session, work: Any) -> None:
+        submit(session, work)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Session, "submit", interrupted)
+        training.optim_step()
+    training.optim_step().result(10)
+    assert fake.applied == [1, 2]
 
 
 @pytest.mark.parametrize("path", ["/forward_backward", "/optim_step", "/retrieve_future"])

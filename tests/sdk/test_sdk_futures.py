@@ -98,11 +98,12 @@ def test_a_callback_is_called_with_the_future() -> None:
 def test_blocking_in_the_background_thread_is_refused(gate: Gate) -> None:
     waiting = future(gate.work)
 
-    async def block(_: Progress) -> None:
-        waiting.result()
+    async def block(wait: Callable[[], object]) -> None:
+        wait()
 
-    with pytest.raises(RuntimeError, match="use await"):
-        future(block).result(5)
+    for way in (waiting.result, waiting.exception):
+        with pytest.raises(RuntimeError, match="use await"):
+            future(lambda _, way=way: block(way)).result(5)
 
 
 def test_work_starts_in_the_order_in_which_it_was_handed_in() -> None:
