@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from urllib.parse import quote
 
 from pydantic import BaseModel
 
@@ -16,10 +15,11 @@ from rekindle import background
 from rekindle.futures import Future, Progress
 from rekindle.inputs import build
 from rekindle.rows import Row, Rows
+from rekindle.runs import run_route
 from rekindle.session import Session
 from rekindle.sources import Source, as_file
 from rekindle.transfers import OnProgress, fetch
-from rekindle.types import UntypedFuture, parse_json
+from rekindle.types import InvalidField, UntypedFuture, parse_json
 from rekindle.types.datasets import (
     Compression,
     Dataset,
@@ -34,6 +34,7 @@ from rekindle.types.datasets import (
     RowsQuery,
     Split,
     Where,
+    check_name,
 )
 from rekindle.uploads import upload
 
@@ -107,7 +108,7 @@ class Datasets:
     def export_rollouts(self, run_id: str, name: str) -> Future[DatasetVersion]:
         """The rollouts and scores of a training run so far, as the next version of the dataset `name`."""
         body = build(ExportRolloutsRequest, name=name)
-        return self._command(DatasetVersion, f"/training_runs/{run_id}/rollouts", body)
+        return self._command(DatasetVersion, f"{run_route(run_id)}/rollouts", body)
 
     # ---- Reading ----
 
@@ -245,8 +246,12 @@ class Datasets:
 
 
 def _route(name: str, version: int | None = None) -> str:
-    """Names may hold slashes, which stay what they are."""
-    return f"/datasets/{quote(name, safe='/')}" + ("" if version is None else f"/versions/{version}")
+    """Raises InvalidField for what is no name: as a part of a route it would mean something else."""
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise InvalidField("name", str(error)) from error
+    return f"/datasets/{name}" + ("" if version is None else f"/versions/{version}")
 
 
 def _condition(condition: Condition) -> Where:

@@ -1,5 +1,7 @@
 """`client.runs`: the training runs at the server, of this and of earlier sessions."""
 
+from urllib.parse import quote
+
 from rekindle.futures import Future
 from rekindle.session import Session
 from rekindle.types import (
@@ -42,7 +44,7 @@ class Runs:
     def get(self, run_id: str) -> Future[TrainingRun]:
         """One run. Raises NotFound from the future."""
         return self._session.future(
-            lambda _: self._session.transport.ask(TrainingRun, "GET", f"/training_runs/{run_id}")
+            lambda _: self._session.transport.ask(TrainingRun, "GET", run_route(run_id))
         )
 
     def checkpoints(self, run_id: str) -> Future[CheckpointList]:
@@ -50,7 +52,12 @@ class Runs:
         return self._session.future(lambda _: run_checkpoints(self._session, run_id))
 
 
+def run_route(run_id: str) -> str:
+    """Where a run is; whatever stands in its id stays in its id."""
+    return f"/training_runs/{quote(run_id, safe=':')}"
+
+
 async def run_checkpoints(session: Session, run_id: str) -> CheckpointList:
     """The checkpoints of one run, newest first."""
-    page = await session.transport.ask(CheckpointsListResponse, "GET", f"/training_runs/{run_id}/checkpoints")
+    page = await session.transport.ask(CheckpointsListResponse, "GET", f"{run_route(run_id)}/checkpoints")
     return list(page.checkpoints)

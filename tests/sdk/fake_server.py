@@ -47,6 +47,8 @@ class FakeServer:
     calls: list[tuple[str, str, Any]] = field(default_factory=list)
     """(method, path, body) of everything that arrived."""
     headers: list[httpx.Headers] = field(default_factory=list)
+    routes: list[bytes] = field(default_factory=list)
+    """Paths and queries as they stood on the wire."""
     results: dict[str, httpx.Response] = field(default_factory=dict)
     """By request id."""
     applied: list[int] = field(default_factory=list)
@@ -65,6 +67,7 @@ class FakeServer:
         path = request.url.path.removeprefix("/api/v1")
         self.calls.append((request.method, path, self._body(request)))
         self.headers.append(request.headers)
+        self.routes.append(request.url.raw_path)
         answer = self.trouble[path](request) if path in self.trouble else None
         answer = answer or self.answer(request.method, path, self.calls[-1][2])
         if self.lose.get(path, 0) > 0:

@@ -1,5 +1,6 @@
 """The command as a whole: quick, complete, documented, with errors in one line and no tracebacks."""
 
+import io
 import os
 import re
 import resource
@@ -16,7 +17,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from rekindle.cli import build, plugins
+from rekindle.cli import build, main, output, plugins
 from rekindle.cli.connection import FIRST_CONTACT
 from rekindle.cli.output import plain, shortened, size
 from tests.sdk.cli_server import CliServer
@@ -189,6 +190,14 @@ def test_a_closed_pipe_ends_in_silence(cli: CliServer, monkeypatch: pytest.Monke
     monkeypatch.setattr(typer, "echo", broken)
     done = cli.run("datasets", "list", "--json")
     assert done.exit_code == 1 and not done.stderr
+
+
+def test_a_terminal_without_unicode_shows_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii", write_through=True))
+    monkeypatch.setattr("rekindle.cli.build", lambda: lambda **_: output.print_fields([("rank", None)]))
+    main()
+    assert rb"\u2013" in shown.getvalue()
 
 
 # ---- Words ----

@@ -286,6 +286,20 @@ def test_a_source_that_ends_the_process_fails_its_upload_alone(faked: ServiceCli
     assert faked.datasets.get("team/train").result(10).version == 3
 
 
+@pytest.mark.parametrize("name", ["", "team/train/versions/3", "../runs", "a?b"])
+def test_what_is_no_name_reaches_no_route(fake: DataServer, faked: ServiceClient, name: str) -> None:
+    for call in (faked.datasets.get, faked.datasets.delete, faked.datasets.preview):
+        with pytest.raises(InvalidField, match="name"):
+            call(name).result(10)
+    assert not fake.calls
+
+
+def test_whatever_stands_in_the_id_of_a_run_stays_in_it(fake: DataServer, faked: ServiceClient) -> None:
+    with pytest.raises(InvalidField):  # the fake knows no runs
+        faked.runs.get("s1:train:0/../x?y#z").result(10)
+    assert fake.routes[-1] == b"/api/v1/training_runs/s1:train:0%2F..%2Fx%3Fy%23z"
+
+
 def test_a_bad_name_or_a_missing_file_fails_the_upload(faked: ServiceClient, file: Path) -> None:
     with pytest.raises(InvalidField, match="name"):
         faked.datasets.upload(file, "../train").result(10)

@@ -3,6 +3,9 @@
 Whatever is slow to import is imported when a command needs it, so that help and completion are quick.
 """
 
+import io
+import sys
+
 import typer
 
 from rekindle.cli import checkpoints, datasets, rewards, runs
@@ -25,4 +28,8 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Entry point of the `rekindle` command."""
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # a text that the terminal's encoding lacks is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     build()(prog_name="rekindle")
