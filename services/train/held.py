@@ -41,6 +41,8 @@ class HeldRun:
     """The state in memory contains every entry below this number."""
     state: TrainRun | None = None
     holder: RunHolder | None = None
+    left_at: int | None = None
+    """Epoch at which we let go of it with the state still in memory."""
     held_elsewhere_until: float = 0.0
     """Somebody else was seen to hold it; look again at that time of the loop's clock."""
     stale: bool = False
@@ -129,6 +131,7 @@ class HeldRun:
     def forget(self) -> None:
         """Drop the state; the log brings it back."""
         self.state = None
+        self.left_at = None
         self.applied = self.head.number + 1
         self.beyond_repair = None
         self.since_head = None

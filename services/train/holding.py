@@ -98,7 +98,9 @@ class Holding:
         if head.answer is not None and head.number not in resolved:
             await self._answer(run, head.number, head.answer)
         run.begin_at(head)
-        run.forget()
+        if run.left_at is None or run.holder.epoch != run.left_at + 1:
+            run.forget()  # somebody else may have gone on from there
+        run.left_at = None
         run.resolve(resolved)
         await self.snapshots.tidy(run)
 
@@ -116,8 +118,11 @@ class Holding:
         await run.holder.write(f"{run.root}.result.{number}", event)
 
     async def release(self, run: HeldRun) -> None:
-        """Let go of a run whose writes have ended; its next holder need not wait, nor think that we died."""
+        """Let go of a run whose writes have ended; its next holder need not wait, nor think that we died.
+
+        What is in memory stays, and is used again if nobody else holds the run until then.
+        """
         if run.holder is not None:
             await self.snapshots.release(run)
-            run.forget()
+            run.left_at = run.holder.epoch
             run.holder = None

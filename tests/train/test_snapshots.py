@@ -15,6 +15,7 @@ from events.bus import Bus
 from events.envelope import CloudEvent
 from events.lease import Head, read_head, read_lease
 from events.records import RunRecord
+from services.model.base import load_base
 from services.train.engine import TrainEngine
 from tests.events.nats_process import NatsProcess
 from tests.train.train_data import batch
@@ -412,3 +413,35 @@ async def test_a_head_is_in_the_catalogue_and_names_its_run(lab: Lab) -> None:
     stored = await lab.bus.last(lab.stream, f"{root_of(lab, run)}.head")
     assert stored is not None
     assert (stored.event.get_type(), stored.event.get_subject()) == (catalog.HEAD, run.run_id)
+
+
+async def test_what_was_let_go_of_is_still_warm_unless_somebody_else_held_it(lab: Lab) -> None:
+    run = await lab.new_run()
+    other = TrainEngine(load_base(lab.engine.base.source))
+    async with lab.worker(replica=f"{lab.base}-a", **NEVER) as worker:
+        loads: list[int] = []
+        load = worker._snapshots.load
+
+        async def counted(held: Any) -> None:
+            if held.head.blob is not None:
+                loads.append(held.head.number)
+            await load(held)
+
+        type(worker._snapshots).load, kept = lambda self, held: counted(held), type(worker._snapshots).load  # type: ignore[method-assign]
+        try:
+            end = await lab.lesson(run, 1, 1)
+            await lab.ends_well(run, end - 1)
+            await worker.hand_over()
+            end = await lab.lesson(run, end, 1)
+            await lab.ends_well(run, end - 1)
+            assert loads == []
+            await worker.hand_over()
+        finally:
+            type(worker._snapshots).load = kept  # type: ignore[method-assign]
+        worker.drain()
+        async with lab.worker(engine=other, replica=f"{lab.base}-b", **NEVER) as second:
+            end = await lab.lesson(run, end, 1)
+            await lab.save(run, end, "end")
+            await lab.ends_well(run, end)
+            await second.hand_over()
+    assert_same(await lab.weights(run, "end"), await calm_weights(lab, 3))
