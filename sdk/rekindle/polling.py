@@ -1,11 +1,13 @@
 """From a request id to its answer: long polls, for as long as it takes.
 
 The server holds each poll and answers 408 when there is no result yet: it is asked again at once, and what it
-says about its queue is kept in the future's progress. A pause of the server is logged once, not once a poll.
+says about its queue is kept in the future's progress. A pause of the server is logged once in a while, not once
+a poll.
 """
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +25,8 @@ LONGEST_POLL = 45.0
 """Seconds for which a server may hold a poll."""
 SHORTEST_POLL = 0.25
 """Seconds from one poll to the next: a server that does not hold them must not be stormed."""
+WARN_SECONDS = 60.0
+"""From one warning about waiting work to the next."""
 
 log = logging.getLogger("rekindle")
 
@@ -32,7 +36,7 @@ class Poller:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._said: set[str] = set()
+        self._warned = -math.inf
 
     async def wait(self, request_id: str, progress: Progress, accept: str = JSON) -> bytes:
         """The result's bytes, JSON or protobuf as `accept` says.
@@ -41,7 +45,7 @@ class Poller:
         request that the server does not know.
         """
         body = FutureRetrieveRequest(request_id=request_id)
-        progress.request_id = request_id
+        progress.request_id, progress.state = request_id, "active"
         while True:
             started = time.monotonic()
             answer = await self._transport.send(
@@ -66,10 +70,9 @@ class Poller:
             progress.state, progress.reason = "active", None
             return
         progress.state, progress.reason = state, reason
-        line = f"{state}: {reason or 'no reason given'}"
-        if line not in self._said:
-            self._said.add(line)
-            log.warning("the server has work waiting, %s", line)
+        if (now := time.monotonic()) - self._warned >= WARN_SECONDS:  # reasons may hold numbers that change
+            self._warned = now
+            log.warning("the server has work waiting, %s: %s", state, reason or "no reason given")
 
 
 def _read_json(answer: httpx.Response) -> dict[str, Any]:
