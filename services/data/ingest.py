@@ -109,7 +109,6 @@ def _copy(reader: Reader, folder: Path, limits: Limits) -> Summary:
     first = next(batches, None)
     if first is None:
         raise InvalidField("file", "no rows")
-    check_shape(first.rows.type, limits)
     return write_version(folder, first.rows.type, (batch.rows for batch in _again(first, batches)))
 
 
@@ -119,15 +118,18 @@ def _again(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def _checked(reader: Reader, limits: Limits) -> Iterator[Batch]:
-    for batch in reader.batches():
-        check_rows(batch, reader.unit, limits)
-        yield batch
+    try:
+        for batch in reader.batches():
+            check_shape(batch.rows.type, limits)
+            check_rows(batch, reader.unit, limits)
+            yield batch
+    except RecursionError as error:
+        raise InvalidField("file", f"nested too deep, the limit is {limits.depth} levels") from error
 
 
 def _spooled(reader: Reader, folder: Path, limits: Limits) -> Summary:
     spool = Spool(folder / SPOOL)
     for batch in _checked(reader, limits):
-        check_shape(batch.rows.type, limits)
         spool.add(batch, reader.unit)
         check_shape(spool.shape, limits)
     spool.close()

@@ -14,7 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import zstandard
+import pyarrow as pa
 from typing_extensions import Buffer
 
 from rekindle.types import InvalidField
@@ -22,7 +22,6 @@ from rekindle.types.datasets import Compression
 from services.data.limits import MIB, Limits
 
 BOM = b"\xef\xbb\xbf"
-MAX_ZSTD_WINDOW = 128 * MIB
 
 
 class Parts(io.RawIOBase):
@@ -102,7 +101,7 @@ class _Unpacked(io.RawIOBase):
     def readinto(self, buffer: Buffer) -> int:
         try:
             data = self._stream.read(len(memoryview(buffer)))
-        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise InvalidField("compression", f"the file cannot be unpacked: {error}") from error
         self._left -= len(data)
         if self._left < 0:
@@ -117,8 +116,8 @@ def unpacked(parts: Parts, compression: Compression, limits: Limits) -> BinaryIO
     if compression == "gzip":
         stream = cast(BinaryIO, gzip.GzipFile(fileobj=stream))
     elif compression == "zstd":
-        unpacker = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
-        stream = unpacker.stream_reader(stream, read_across_frames=True)
+        # Of all its readers Arrow's alone notices that the end is missing.
+        stream = cast(BinaryIO, pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), "zstd"))
     most = limits.most_bytes(parts.size) if compression != "none" else limits.decoded_bytes
     return cast(BinaryIO, io.BufferedReader(_Unpacked(stream, most), MIB))
 

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
+import zstandard
 
 from events.failure import ServerError, UserError
 from rekindle.types import InvalidField
@@ -217,8 +218,6 @@ def test_packed_files_are_unpacked_within_limits(tmp_path: Path, data: bytes, sa
 
 
 def test_zstandard_is_held_to_the_same(tmp_path: Path) -> None:
-    import zstandard
-
     bomb = zstandard.compress(b"a\n" + b"0" * 50 * MIB)
     with pytest.raises(InvalidField, match="file: unpacks to more than 10485760 bytes"):
         take_in(bomb, "csv", tmp_path / "bomb", compression="zstd", ratio_from=10 * MIB)
@@ -258,6 +257,26 @@ async def test_a_good_file_comes_back_summarised(tmp_path: Path) -> None:
 async def test_a_file_must_be_what_was_announced(tmp_path: Path, told: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
         await jail.run(task(tmp_path, jsonl(ROWS), "jsonl", **told))
+
+
+@pytest.mark.parametrize("opening, closing", [('{"a":', "}"), ("[", "]")])
+@pytest.mark.parametrize("value", ["1", "true"])
+@pytest.mark.parametrize("levels", [40, 250, 450, 900, 5000])
+def test_rows_that_are_nested_too_deep(
+    tmp_path: Path, opening: str, closing: str, value: str, levels: int
+) -> None:
+    deep = f'{{"a":{opening * levels}{value}{closing * levels}}}'
+    with pytest.raises(InvalidField, match="deep, the limit is 32"):
+        take_in(deep.encode(), "jsonl", tmp_path)
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+@pytest.mark.parametrize("kept", [0.3, 0.99])
+def test_a_packed_file_without_its_end_is_no_file(tmp_path: Path, compression: str, kept: float) -> None:
+    data = b"a\n" + b"".join(b"%d\n" % (number * 7919 % 10**6) for number in range(200_000))
+    packed = zipped(data) if compression == "gzip" else zstandard.compress(data)
+    with pytest.raises(InvalidField, match="compression: the file cannot be unpacked"):
+        take_in(packed[: int(len(packed) * kept)], "csv", tmp_path, compression=compression)
 
 
 def dictionary_bomb() -> bytes:
