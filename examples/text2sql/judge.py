@@ -98,6 +98,6 @@ def _same(rows: tuple[Row, ...], reference: Reference) -> bool:
 def _comparable(row: Row) -> tuple[tuple[str, str], ...]:
     """Cells that compare by value: 3 equals 3.0, sums differ by their last digits, text is not a number."""
     return tuple(
-        ("number", f"{cell:.9g}") if isinstance(cell, int | float) else (type(cell).__name__, str(cell))
+        ("number", f"{cell + 0.0:.9g}") if isinstance(cell, int | float) else (type(cell).__name__, str(cell))
         for cell in row
     )

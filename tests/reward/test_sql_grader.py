@@ -64,6 +64,7 @@ def test_numbers_compare_by_value_and_text_is_not_a_number():
     answers = ("SELECT AVG(rank) FROM people", "SELECT 2", "SELECT '2'", "SELECT NULL", "SELECT 2.0000000001")
     assert [grade(sql, rows=[[2.0]]).value for sql in answers] == [1.0, 1.0, 0.1, 0.1, 1.0]
     assert grade("SELECT NULL", rows=[[None]]).value == 1.0
+    assert [grade(sql, rows=[[0]]).value for sql in ("SELECT -0.0", "SELECT 0.0 * -1")] == [1.0, 1.0]
 
 
 def test_a_reference_query_is_run_on_the_same_database():

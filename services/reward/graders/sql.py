@@ -79,8 +79,9 @@ def same_rows(ours: tuple[Row, ...], theirs: tuple[Row, ...], ordered: bool) -> 
 
 
 def _comparable(row: Row) -> tuple[tuple[str, str], ...]:
+    # Adding zero makes of -0.0, as 0.0 * -1 is, the 0 that it equals.
     return tuple(
-        ("number", f"{cell:.9g}") if isinstance(cell, int | float) else (type(cell).__name__, str(cell))
+        ("number", f"{cell + 0.0:.9g}") if isinstance(cell, int | float) else (type(cell).__name__, str(cell))
         for cell in row
     )
 
