@@ -1,18 +1,17 @@
 """`client.checkpoints`: saved weights, by their path `tinker://<run>/<kind>/<name>`."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rekindle.errors import NotFound
 from rekindle.futures import Future, Progress
-from rekindle.runs import CheckpointList, run_checkpoints
+from rekindle.runs import CheckpointList, pages, run_checkpoints
 from rekindle.session import Session
 from rekindle.training import create_run_from
 from rekindle.transfers import OnProgress, download_export
 from rekindle.types import (
-    MAX_PAGE,
     MIN_TTL_SECONDS,
     Checkpoint,
     CheckpointsListResponse,
@@ -33,22 +32,14 @@ class Checkpoints:
 
     def list(self, limit: int | None = 100, offset: int = 0) -> Future[CheckpointList]:
         """Checkpoints of all runs, newest first; limit None for all of them."""
-        return self._session.future(lambda _: self._list(limit, offset))
+        return self._session.future(lambda _: pages(self._page, limit, offset))
 
-    async def _list(self, limit: int | None, offset: int) -> CheckpointList:
-        found: CheckpointList = []
-        while limit is None or len(found) < limit:
-            wanted = MAX_PAGE if limit is None else min(MAX_PAGE, limit - len(found))
-            page = await self._session.transport.ask(
-                CheckpointsListResponse,
-                "GET",
-                "/checkpoints",
-                params={"limit": wanted, "offset": offset + len(found)},
-            )
-            found += page.checkpoints
-            if len(page.checkpoints) < wanted:
-                break
-        return found
+    async def _page(self, limit: int, offset: int) -> Sequence[Checkpoint]:
+        params = {"limit": limit, "offset": offset}
+        found = await self._session.transport.ask(
+            CheckpointsListResponse, "GET", "/checkpoints", params=params
+        )
+        return found.checkpoints
 
     def get(self, path: str) -> Future[Checkpoint]:
         """Size, times and metadata. Raises NotFound from the future."""

@@ -1,5 +1,7 @@
 """`client.runs`: the training runs at the server, of this and of earlier sessions."""
 
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 from urllib.parse import quote
 
 from rekindle.futures import Future
@@ -12,6 +14,7 @@ from rekindle.types import (
     TrainingRunsResponse,
 )
 
+T = TypeVar("T")
 RunList = list[TrainingRun]
 CheckpointList = list[Checkpoint]
 
@@ -24,22 +27,14 @@ class Runs:
 
     def list(self, limit: int | None = 20, offset: int = 0) -> Future[RunList]:
         """Runs, newest first; limit None for all of them."""
-        return self._session.future(lambda _: self._list(limit, offset))
+        return self._session.future(lambda _: pages(self._page, limit, offset))
 
-    async def _list(self, limit: int | None, offset: int) -> RunList:
-        found: RunList = []
-        while limit is None or len(found) < limit:
-            wanted = MAX_PAGE if limit is None else min(MAX_PAGE, limit - len(found))
-            page = await self._session.transport.ask(
-                TrainingRunsResponse,
-                "GET",
-                "/training_runs",
-                params={"limit": wanted, "offset": offset + len(found)},
-            )
-            found += page.training_runs
-            if len(page.training_runs) < wanted:
-                break
-        return found
+    async def _page(self, limit: int, offset: int) -> Sequence[TrainingRun]:
+        params = {"limit": limit, "offset": offset}
+        found = await self._session.transport.ask(
+            TrainingRunsResponse, "GET", "/training_runs", params=params
+        )
+        return found.training_runs
 
     def get(self, run_id: str) -> Future[TrainingRun]:
         """One run. Raises NotFound from the future."""
@@ -50,6 +45,20 @@ class Runs:
     def checkpoints(self, run_id: str) -> Future[CheckpointList]:
         """The checkpoints of one run, newest first. Raises NotFound from the future."""
         return self._session.future(lambda _: run_checkpoints(self._session, run_id))
+
+
+async def pages(
+    fetch: Callable[[int, int], Awaitable[Sequence[T]]], limit: int | None, offset: int
+) -> list[T]:
+    """At most `limit` things from `offset` on, all with None; `fetch(limit, offset)` gets a page of them."""
+    found: list[T] = []
+    while limit is None or len(found) < limit:
+        wanted = MAX_PAGE if limit is None else min(MAX_PAGE, limit - len(found))
+        page = await fetch(wanted, offset + len(found))
+        found += page
+        if len(page) < wanted:
+            break
+    return found
 
 
 def run_route(run_id: str) -> str:
