@@ -271,8 +271,9 @@ print(type(future.exception()).__name__)
 """
 
 
-def test_a_process_ends_while_a_source_has_nothing_to_say() -> None:
-    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, timeout=30)
+def test_a_process_ends_while_a_source_has_nothing_to_say(tmp_path: Path) -> None:
+    own = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", ENDS], env=own, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ClientClosed\n", "")
 
 
