@@ -110,6 +110,8 @@ class Sharding:
         if whole in held or not set(wanted) <= set(held):
             return
         stored = await asyncio.gather(*(bus.first(RESULTS, subject) for subject in wanted))
+        if None in stored:
+            return  # they have just expired
         results = [await self._read(blobs, one) for one in stored if one is not None]
         event = self._event(catalog.RESOLVED, tenant, request, names.future_id(request, WHOLE), join(results))
         await bus.append_once(RESULTS, whole, await claims.check_in(blobs, tenant, event))

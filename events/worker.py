@@ -20,7 +20,7 @@ from events import blobs as claims
 from events import catalog, envelope, facts, names, tasks, trace
 from events.blobs import Blobs
 from events.bus import SILENCE, Bus, again_when_unavailable, until_available
-from events.failure import BusUnavailable, CommandFailed, Failure, WorkerBroken
+from events.failure import BusUnavailable, CommandFailed, Failure, NotFound, WorkerBroken
 from events.pull import ConsumerGone, Delivery, Puller
 from events.streams import ATTEMPTS, DEAD, RESULTS
 
@@ -235,11 +235,25 @@ class QueueWorker:
             await self._resolve(event, catalog.RESOLVED, answer.data, answer.content_type)
         await self._settle(delivery, event)
 
-    async def _settle(self, delivery: Delivery, event: CloudEvent) -> None:
-        """The result is durable: what follows from it, then the acknowledgement."""
-        if self._queue.settled is not None:
-            await self._queue.settled(event)
+    async def _settle(self, delivery: Delivery, event: CloudEvent, *, keep: bool = False) -> None:
+        """The result is durable: what follows from it, then the acknowledgement, and the payload goes.
+
+        keep: the payload stays, to be looked at.
+        """
+        try:
+            if self._queue.settled is not None:
+                await self._queue.settled(event)
+        except NotFound:
+            log.info("command.gone", subject=delivery.subject)  # settled before: its payload went with it
+        except BusUnavailable:
+            raise  # comes back
+        except Exception as error:
+            log.error("dead.letter", stream=DEAD, subject=delivery.subject, exc_info=error)
+            await self._bus.append(names.dead_subject(delivery.subject), event)
         await delivery.message.ack()
+        claim = event.get_extension("dataref")
+        if claim is not None and not keep:
+            await self._blobs.delete(claim)
 
     async def _failed(self, delivery: Delivery, event: CloudEvent, failure: Failure) -> None:
         if failure.category == "user" or not failure.retryable:
@@ -269,7 +283,7 @@ class QueueWorker:
         log.error("dead.letter", stream=DEAD, subject=delivery.subject, reason=failure.message)
         await self._bus.append(names.dead_subject(delivery.subject), event)
         await self._resolve(event, catalog.FAILED, failure.model_dump_json().encode())
-        await self._settle(delivery, event)
+        await self._settle(delivery, event, keep=True)
 
     @again_when_unavailable
     async def _resolve(

@@ -10,9 +10,13 @@ import signal
 import sys
 from pathlib import Path
 
+import structlog
+
 from events.failure import ServerError, UserError
 from services.data.child import DeriveTask, IngestTask, Outcome, Work
 from services.data.summary import Summary
+
+log = structlog.get_logger(__name__)
 
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 """Signals by which a reader says that the file was too much for it."""
@@ -54,7 +58,8 @@ def _judge(code: int, said: bytes, wrote: bytes) -> tuple[Summary, ...]:
     if -code in CRASHES:
         raise UserError(f"file: not readable, its reader ended with {signal.Signals(-code).name}")
     words = wrote.decode(errors="replace").strip()[-LAST_WORDS:]
-    raise ServerError(f"the reader of the file ended with code {code}: {words}", retryable=True)
+    log.error("reader.ended", code=code, words=words)
+    raise ServerError(f"the reader of the file ended with code {code}; the log says more", retryable=True)
 
 
 def _environment() -> dict[str, str]:

@@ -18,7 +18,7 @@ from events.failure import Failure
 from events.shards import ShardResult
 from events.streams import RESULTS, REWARD
 from events.worker import MAX_FAILURES, Answer, Queue, QueueWorker
-from rekindle.types.rewards import MAX_REASON, Score, ScoreResponse
+from rekindle.types.rewards import CHECKED, MAX_REASON, Score, ScoreResponse
 from services.reward import graders
 from services.reward.commands import SHARDING, ScoreShard
 from services.reward.pool import Pool
@@ -51,7 +51,7 @@ class RewardWorker:
         """Score one shard; None if it was scored before, and was queued again by a repeated request."""
         if await self._bus.first(RESULTS, _result_subject(event)) is not None:
             return None
-        shard = ScoreShard.model_validate_json(data)
+        shard = ScoreShard.model_validate_json(data, context=CHECKED)
         scores = await self._pool.score(shard.grader, shard.items, shard.columns)
         return Answer(SCORES.dump_json(scores), facts=[_fact(event, shard, scores)])
 
@@ -61,7 +61,7 @@ class RewardWorker:
         def join(results: Sequence[ShardResult]) -> bytes:
             return whole(shard, results).model_dump_json().encode()
 
-        shard = ScoreShard.model_validate_json(await claims.check_out(self._blobs, event))
+        shard = ScoreShard.model_validate_json(await claims.check_out(self._blobs, event), context=CHECKED)
         await SHARDING.join(self._bus, self._blobs, _tenant(event), _request(event)[0], join)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -517,3 +518,46 @@ async def test_a_worker_goes_on_after_a_restart_of_the_server(
                 assert await shop.answer(2) == b"2 x"
             forget()
     await bus.close()
+
+
+async def test_a_payload_in_the_blob_store_goes_with_its_command_and_stays_with_a_dead_letter(
+    shop: Shop, blobs: FolderBlobs
+) -> None:
+    large = b"x" * (CLAIM_BYTES + 1)
+
+    async def small_answer(number: int, data: bytes) -> Answer:
+        if number == 2:
+            raise RuntimeError("each time")
+        return Answer(b"done")
+
+    def claims() -> int:
+        return sum(path.is_file() for path in (blobs._root / names.token(TENANT) / "claims").rglob("*"))
+
+    await shop.submit(1, large)
+    await shop.submit(2, large)
+    assert claims() == 2
+    async with shop.worker(small_answer, budget=10 * len(large)):
+        assert await shop.answer(1) == b"done"
+        await shop.failure(2)
+        await shop.empty()
+    assert claims() == 1
+    assert await shop.dead() == [f"dead.{shop.name}.2"]
+
+
+async def test_what_follows_a_result_and_fails_for_ever_is_put_aside(shop: Shop) -> None:
+    calls = 0
+
+    async def settled(_: CloudEvent) -> None:
+        nonlocal calls
+        calls += 1
+        raise ValueError("cannot be joined")
+
+    shop.queue = dataclasses.replace(shop.queue, settled=settled)
+    await shop.submit(1)
+    with capture_logs() as logs:
+        async with shop.worker(echo):
+            assert await shop.answer(1) == b"1 x"
+            await shop.empty()
+    assert calls == 1
+    assert await shop.dead() == [f"dead.{shop.name}.1"]
+    assert any(entry["event"] == "dead.letter" for entry in logs)

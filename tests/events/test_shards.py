@@ -112,7 +112,7 @@ async def test_a_repeated_submission_does_nothing_anew(
         await SCORING.submit(bus, blobs, unique, request, shards, digest=digest)
     async with worker(bus, blobs, unique, count):
         await futures.wait(unique, names.future_id(request, 0), 10.0)
-        while await bus.subjects(REWARD, queued := f"reward.{names.token(unique)}.>"):
+        while await bus.subjects(REWARD, queued := f"reward.{names.token(unique)}.>"):  # noqa: ASYNC110
             await asyncio.sleep(0)  # the last shard is acknowledged after its result
         await SCORING.submit(bus, blobs, unique, request, shards, digest=digest)
         assert await bus.subjects(REWARD, queued) == []

@@ -48,7 +48,7 @@ def params_of(type_: str) -> type[rewards.Exact]:
 
 def parse(value: dict[str, Any]) -> rewards.Grader:
     """A description that has been checked before, in whatever process."""
-    spec: rewards.Grader = SPECS[value["type"]].model_validate(value)  # type: ignore[assignment]
+    spec: rewards.Grader = SPECS[value["type"]].model_validate(value, context=rewards.CHECKED)  # type: ignore[assignment]
     return spec
 
 
