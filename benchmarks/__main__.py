@@ -2,7 +2,19 @@
 
 import argparse
 
-from benchmarks import data, demo, engines, figures, gpu, rewards, roundtrip, sampling, services, training
+from benchmarks import (
+    data,
+    demo,
+    engines,
+    figures,
+    gpu,
+    rewards,
+    roundtrip,
+    sampling,
+    services,
+    training,
+    wake,
+)
 from benchmarks.record import RESULTS
 
 DEFAULT = {
@@ -11,6 +23,7 @@ DEFAULT = {
     "sampling": sampling.main,
     "engines": engines.main,
     "rewards": rewards.main,
+    "wake": wake.main,
     "data": data.main,
     "gpu": gpu.main,
 }

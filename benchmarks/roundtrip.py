@@ -10,7 +10,7 @@ Tinker SDK's figure stands beside it.
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import httpx
@@ -73,6 +73,10 @@ class PlainClient:
         }
         self._samples += 1
         self._await(self._http.post("asample", json=wanted))
+
+    def result_of(self, path: str, body: Mapping[str, object]) -> httpx.Response:
+        """Post a command and wait for its result."""
+        return self._await(self._http.post(path, json=body))
 
     def _await(self, accepted: httpx.Response) -> httpx.Response:
         request_id = accepted.raise_for_status().json()["request_id"]

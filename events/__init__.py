@@ -1,29 +1,35 @@
 """The arrows of Rekindle: how services hand each other work and news.
 
-catalog.py   every command and fact: type, payload, result, subject
-names.py     the only maker of subjects, keys, stream and folder names
-envelope.py  CloudEvents 1.0 and their NATS binding
-failure.py   what went wrong, and whose fault it is
-bus.py       the connection: append, read back, pull, listen
-streams.py   which streams there are and what each promises
-pull.py      continuous pull from a consumer
-runlog.py    a training run as a log: commands in, read back in order
-lease.py     who may write a run's results, and from where its log is replayed
-liveness.py  which replicas live
-order.py     the order of a run's commands, a pure function
-commands.py  commands as edges make them
-weights.py   what saving and loading weights carries
-checkpoints.py  which adapters exist, and where their files lie
-facts.py     news for anyone
-worker.py    work queues: heartbeats, redelivery, dead letters
-shards.py    a request cut into shards, and joined again
-futures.py   from a request id to its one result
-records.py   small named facts of the world: sessions, runs, samplers, models
-blobs.py     what is too large for an event
-edge.py      what every HTTP edge shares
-serve.py     an application as a process
-settings.py  what every service is told by its environment
-trace.py     which trace the work at hand belongs to
-logs.py      structured logging
-tasks.py     ending tasks for good
+catalog.py     every command and fact: type, payload, result, subject
+names.py       the only maker of subjects, keys, stream and folder names
+envelope.py    CloudEvents 1.0 and their NATS binding
+failure.py     what went wrong, and whose fault it is
+bus.py         the connection: append, read back, pull, listen
+streams.py     which streams there are and what each promises
+pull.py        continuous pull from a consumer
+runlog.py      a training run as a log: commands in, read back in order
+lease.py       who may write a run's results, and from where its log is replayed
+liveness.py    which replicas live
+order.py       the order of a run's commands, a pure function
+commands.py    commands as edges make them
+weights.py     what saving and loading weights carries
+checkpoints.py which adapters exist, and where their files lie
+facts.py       news for anyone
+worker.py      work queues: heartbeats, redelivery, dead letters
+shards.py      a request cut into shards, and joined again
+futures.py     from a request id to its one result
+records.py     small named facts of the world: sessions, runs, samplers, models
+blobs.py       what is too large for an event
+edge.py        what every HTTP edge shares
+app.py         a service's application
+serve.py       an application as a process
+activity.py    whether a replica shall take work, and whether it has some
+activation.py  the request that a replica works under, as an event
+activate.py    its HTTP side
+platform.py    how the services fare, by who runs them
+notify.py      what a process tells its parent
+settings.py    what every service is told by its environment
+trace.py       which trace the work at hand belongs to
+logs.py        structured logging
+tasks.py       ending tasks for good
 """

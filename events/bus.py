@@ -8,7 +8,7 @@ Knows nothing of runs, results or services.
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -339,6 +339,20 @@ class Bus:
             if not page or len(found) >= reply.get("total", 0):
                 return found
 
+    async def unacknowledged(self, stream: str, consumer: str, subject_filter: str) -> int:
+        """Entries of a work queue that its consumer has not acknowledged; of one that nobody has made yet, all."""
+        with answering(stream):
+            try:
+                info = await self.js.consumer_info(stream, consumer)
+            except NotFoundError:
+                return len(await self.subjects(stream, subject_filter))
+        return int(info.num_pending or 0) + int(info.num_ack_pending or 0)
+
+    async def remove(self, stream: str, sequence: int) -> None:
+        """Remove one entry; nothing happens if it is gone."""
+        with contextlib.suppress(NotFoundError, BadRequestError), answering(stream):
+            await self.js.delete_msg(stream, sequence)
+
     async def purge(self, stream: str, subject_filter: str, *, before: int | None = None) -> None:
         """Remove what lies on the subjects that match, all of it or what stands before a place in the stream."""
         assert before is None or before > 0, "the server takes 0 for all"
@@ -352,6 +366,17 @@ class Bus:
 
         async def on_message(message: Msg) -> None:
             heard(message.subject)
+
+        subscription = await self.client.subscribe(subject, cb=on_message)
+        return subscription.unsubscribe
+
+    async def hear(
+        self, subject: str, heard: Callable[[str, Mapping[str, str]], None]
+    ) -> Callable[[], Awaitable[None]]:
+        """As `listen`, with the headers."""
+
+        async def on_message(message: Msg) -> None:
+            heard(message.subject, message.headers or {})
 
         subscription = await self.client.subscribe(subject, cb=on_message)
         return subscription.unsubscribe

@@ -24,6 +24,7 @@ GATHER_ROLLOUTS = f"{PREFIX}data.gather_rollouts"
 EXPIRE_UPLOAD = f"{PREFIX}data.expire_upload"
 COLLECT_DATASET = f"{PREFIX}data.collect"
 COLLECT = f"{PREFIX}checkpoint.collect"
+ACTIVATE = f"{PREFIX}<service>.activate"
 RELEASE = f"{PREFIX}checkpoint.release"
 
 REJECTED = f"{PREFIX}train.rejected"
@@ -93,6 +94,7 @@ TABLE: tuple[Kind, ...] = (
     Kind(COLLECT_DATASET, "command", "CollectCommand (JSON)", None, _DATA),
     Kind(RELEASE, "command", "ReleaseCommand (JSON)", None, "checkpoint.<tenant>.release.<session | run>"),
     Kind(COLLECT, "command", "CheckpointEntry (JSON)", None, "checkpoint.<tenant>.collect.<path>"),
+    Kind(ACTIVATE, "command", "Activation (JSON)", None, "none: POST /activate of a service"),
     Kind(REJECTED, "entry", "Failure (JSON)", None, _COMMAND),
     Kind(RELEASED, "entry", "Failure (JSON)", None, _COMMAND),
     Kind(LEASE, "entry", "Lease (JSON)", None, _RUN + "lease"),

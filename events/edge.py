@@ -6,28 +6,24 @@ waits, and the future fails with category `user`.
 """
 
 import asyncio
-import contextlib
 import hashlib
 import json
-import os
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 import anyio.to_thread
 import structlog
 from cachetools import LRUCache
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from events import tasks, trace
+from events import trace
+from events.activity import Activity
 from events.blobs import Blobs, open_blobs
 from events.bus import Bus
 from events.checkpoints import Checkpoints
@@ -60,8 +56,8 @@ class Edge:
     futures: Futures
     log: RunLog
     settings: EdgeSettings
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the service can work; until then its health says `starting`."""
+    activity: Activity
+    """Whether this replica shall take work."""
     highest: LRUCache[str, int] = field(default_factory=lambda: LRUCache(maxsize=16384))
     """The highest number seen of each run's commands, by root subject."""
 
@@ -74,7 +70,15 @@ class Edge:
         await records.start()
         futures = Futures(bus, blobs, records)
         await futures.start()
-        return cls(bus, blobs, records, Checkpoints(bus, records), futures, RunLog(bus, blobs), settings)
+        activity = Activity(always=not settings.activation, linger=settings.linger_seconds)
+        return cls(
+            bus, blobs, records, Checkpoints(bus, records), futures, RunLog(bus, blobs), settings, activity
+        )
+
+    @property
+    def ready(self) -> asyncio.Event:
+        """Set once the service can work; until then its health says `starting`."""
+        return self.activity.ready
 
 
 def edge_of(request: Request) -> Edge:
@@ -180,7 +184,7 @@ def failed(status: int, detail: str, **headers: str) -> JSONResponse:
     return JSONResponse({"detail": detail}, status_code=status, headers=headers)
 
 
-def _add_error_answers(app: FastAPI) -> None:
+def add_error_answers(app: FastAPI) -> None:
     """Errors become answers here and nowhere else."""
 
     def answer(kind: type[Exception], status: int, **headers: str) -> None:
@@ -259,55 +263,3 @@ def _is_loopback(address: str) -> bool:
         host[1 : host.index("]")] if host.startswith("[") and "]" in host else host.rpartition(":")[0] or host
     )
     return name in LOOPBACK
-
-
-# The application
-
-Background = Callable[[Edge], Awaitable[None]]
-"""Work that a service does beside its routes, for as long as it lives."""
-
-
-def make_app(
-    service: str, settings: EdgeSettings, routers: list[APIRouter], background: Background | None = None
-) -> FastAPI:
-    """A service's application: its routes, health, metrics, and its background work."""
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.edge = edge = await Edge.open(settings, service)
-        work = asyncio.ensure_future(background(edge)) if background else None
-        if work is not None:
-            work.add_done_callback(_end_with_it)
-        else:
-            edge.ready.set()
-        yield
-        if work is not None:
-            await tasks.end(work, patience=10.0)
-        await edge.bus.close()
-
-    app = FastAPI(title=f"Rekindle {service}", lifespan=lifespan, docs_url="/docs", redoc_url=None)
-    for router in routers:
-        app.include_router(router, prefix=PREFIX)
-    app.add_api_route(f"{PREFIX}/healthz", _healthz, methods=["GET"])
-    app.add_api_route("/metrics", _metrics, methods=["GET"])
-    _add_error_answers(app)
-    app.add_middleware(Guard, settings=settings)
-    return app
-
-
-def _end_with_it(work: "asyncio.Future[None]") -> None:
-    """A service whose work has failed must not look alive: end the process, the platform starts another."""
-    if not work.cancelled() and work.exception() is not None:
-        log.critical("service.failed", exc_info=work.exception())
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-async def _healthz(edge: EdgeDep) -> JSONResponse:
-    if not edge.bus.client.is_connected:
-        raise BusUnavailable("NATS is not connected")
-    ready = edge.ready.is_set()
-    return JSONResponse({"status": "ok" if ready else "starting"}, status_code=200 if ready else 503)
-
-
-async def _metrics() -> Response:
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

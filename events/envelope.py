@@ -60,9 +60,7 @@ def data_of(event: CloudEvent) -> bytes:
     if isinstance(data, bytes):
         return data
     # Structured mode holds JSON data as JSON, a text too; other text is itself.
-    kind = (event.get_datacontenttype() or JSON).partition(";")[0].strip().lower()
-    is_json = kind.endswith(("/json", "+json"))
-    return data.encode() if isinstance(data, str) and not is_json else json_data(data)
+    return data.encode() if isinstance(data, str) and not _is_json(event) else json_data(data)
 
 
 def json_of(event: CloudEvent) -> Any:
@@ -95,6 +93,25 @@ def from_message(headers: Mapping[str, str] | None, data: bytes) -> CloudEvent:
 
 
 def to_json(event: CloudEvent) -> bytes:
-    """The event in structured mode, for people and outside subscribers."""
+    """The event in structured mode, for people and outside subscribers.
+
+    JSON data stands there as JSON where it comes back byte for byte; other data in base64.
+    """
+    if _is_json(event) and (value := _value(data_of(event))) is not None:
+        event = CloudEvent(event.get_attributes(), value)
     written: bytes = JSONFormat().write(event)
     return written
+
+
+def _value(data: bytes) -> Any:
+    """What `data` is in compact JSON, None for anything else."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return value if json_data(value) == data else None
+
+
+def _is_json(event: CloudEvent) -> bool:
+    kind = (event.get_datacontenttype() or JSON).partition(";")[0].strip().lower()
+    return kind.endswith(("/json", "+json"))

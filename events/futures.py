@@ -18,7 +18,7 @@ from events.blobs import Blobs
 from events.bus import Bus
 from events.failure import Failure, NotFound, RekindleError
 from events.lease import read_head
-from events.records import Records, RunRecord, SamplerRecord
+from events.records import EVERYONE, Records, RunRecord, SamplerRecord, ServiceRecord
 from events.streams import DATA, RESULTS, SAMPLE
 
 LATER_LOOKED_AT = 16
@@ -174,11 +174,30 @@ class Futures:
         return Failure.model_validate_json(await claims.check_out(self._blobs, event))
 
     async def why_waiting(self, tenant: str, request_id: str, patience: float) -> str | None:
-        """Which earlier number a training command waits for, None when it waits for none."""
+        """Which earlier number a command waits for, or which service to start; None when it waits for none."""
         owner, number = names.split_future_id(request_id)
         if ":train:" not in owner:
-            return None
+            return await self._why_service(tenant, owner)
         run = await self._records.get(RunRecord, tenant, owner)
+        gap = await self._why_gap(tenant, run, number, patience)
+        return gap or await self._word_of("train", run.base)
+
+    async def _why_service(self, tenant: str, owner: str) -> str | None:
+        if ":sample:" in owner:
+            sampler = await self._records.get(SamplerRecord, tenant, owner)
+            return await self._word_of("sample", sampler.base)
+        return await self._word_of(names.QUEUES.get(owner.partition(":")[0], ""), None)
+
+    async def _word_of(self, kind: str, base: str | None) -> str | None:
+        """What the dispatcher says of a service."""
+        try:
+            found = await self._records.get(ServiceRecord, EVERYONE, names.service_name(kind, base))
+        except NotFound:
+            return None  # nobody activates it
+        return found.reason
+
+    async def _why_gap(self, tenant: str, run: RunRecord, number: int, patience: float) -> str | None:
+        owner = run.run_id
         root = names.run_root(run.base, tenant, owner)
         subjects = await self._bus.subjects(names.run_stream(run.base), f"{root}.cmd.*")
         numbers = {int(subject.rpartition(".")[2]) for subject in subjects}

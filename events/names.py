@@ -149,6 +149,11 @@ STORED = "stored"
 """Prefix under which a stream repeats, by headers alone, the results that it has stored."""
 
 
+def service_name(kind: str, base: str | None) -> str:
+    """Of a service in its platform: `sample-<base>`, `checkpoint`; a DNS label."""
+    return kind if base is None else f"{kind}-{token(base)}"
+
+
 # Records and facts.
 
 

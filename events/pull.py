@@ -65,10 +65,15 @@ class Puller:
         self._forget = self._bus.on_reconnect(self._reconnected)
         return self
 
-    async def close(self) -> None:
+    async def close(self) -> list[Delivery]:
+        """Ask for no more; what was on its way is given back: it is in our hand all the same."""
         self._forget()
-        if not self._client.is_closed:
+        if self._client.is_connected:
+            await self._subscription.drain()  # type: ignore[no-untyped-call]
+        elif not self._client.is_closed:
             await self._subscription.unsubscribe()
+        left = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+        return [item for item in left if isinstance(item, Delivery)]
 
     async def want(self, wanted: int) -> None:
         """Keep about `wanted` messages asked for, those already waiting here included.

@@ -100,6 +100,14 @@ class SamplerRecord(Record):
         return TinkerPath.parse(self.path).run_id if self.path else self.session_id
 
 
+class ServiceRecord(Record):
+    """How a service fares that has work. Example: ServiceRecord(name="checkpoint", reason="starting")."""
+
+    name: str
+    reason: str | None
+    """Why its work waits, for people; None = it does not."""
+
+
 class UploadRecord(Record):
     """A file that is being sent, in parts."""
 
@@ -141,6 +149,7 @@ class DatasetRecord(Record):
 
 KINDS: dict[type[Record], str] = {
     ModelRecord: "model",
+    ServiceRecord: "service",
     SessionRecord: "session",
     RunRecord: "run",
     SamplerRecord: "sampler",

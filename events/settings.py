@@ -49,6 +49,14 @@ class EdgeSettings(BusSettings):
     """How long open requests may go on after SIGTERM."""
     socket_fd: int | None = None
     """A listening socket that the parent holds; None = listen on host and port."""
+    notify_fd: int | None = None
+    """A pipe to the parent, which hears what becomes of this process; None = nobody listens."""
+    activation: bool = False
+    """Take work only while an activation is open; False = always."""
+    linger_seconds: float = 2.0
+    """How long a replica is without work before it ends its activations."""
+    idle_seconds: float = 0.0
+    """Without request, activation and work for so long, the process ends; 0 = never."""
 
     @model_validator(mode="after")
     def _keys_beyond_loopback(self) -> "EdgeSettings":

@@ -3,7 +3,8 @@
 A delivery is acknowledged when its result is durable. A worker that dies simply stops its heartbeats, and the
 message comes back; that is a death, not an attempt. Failures that a worker lives to report are counted apart:
 after three the message goes to the dead letters and its future fails. Deaths have a bound of their own.
-Heartbeats begin when a delivery arrives, so that one which waits here for room stays ours.
+Heartbeats begin when a delivery arrives, so that one which waits here for room stays ours. Nothing is pulled
+while the replica is not active.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 
 from events import blobs as claims
 from events import catalog, envelope, facts, names, tasks, trace
+from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import SILENCE, Bus, again_when_unavailable, until_available
 from events.failure import BusUnavailable, CommandFailed, Failure, NotFound, WorkerBroken
@@ -68,12 +70,23 @@ class Queue:
 class QueueWorker:
     """Runs a handler over a queue, as many commands at once as the budget admits."""
 
-    def __init__(self, bus: Bus, blobs: Blobs, queue: Queue, handler: Handler, *, budget: int) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        blobs: Blobs,
+        queue: Queue,
+        handler: Handler,
+        *,
+        budget: int,
+        activity: Activity | None = None,
+    ) -> None:
+        """Without an `activity` it works always."""
         self._bus = bus
         self._blobs = blobs
         self._queue = queue
         self._handler = handler
         self._budget = budget
+        self._activity = activity or Activity()
         self._used = 0
         self._mean_cost = max(1.0, budget / FIRST_WANTED)
         self._admission = asyncio.Lock()  # fair: first come, first admitted
@@ -91,13 +104,16 @@ class QueueWorker:
     async def run(self) -> None:
         """Work until cancelled; what is in hand then goes back to the queue. Raises WorkerBroken."""
         self._broken = asyncio.get_running_loop().create_future()
+        forget = self._activity.on_change(self._has_room)
         loops = [asyncio.create_task(self._keep_alive()), asyncio.create_task(self._pull_for_ever())]
         try:
             done, _ = await asyncio.wait({*loops, self._broken}, return_when=asyncio.FIRST_COMPLETED)
             await done.pop()
         finally:
+            forget()
+            await tasks.end(*loops)
             in_hand = dict(self._in_hand)
-            await tasks.end(*loops, *in_hand.values())
+            await tasks.end(*in_hand.values())
             await self._give_back(list(in_hand))
 
     async def _give_back(self, deliveries: list[Delivery]) -> None:
@@ -109,15 +125,17 @@ class QueueWorker:
 
     async def _pull_for_ever(self) -> None:
         while True:
+            await self._activity.until_open()
             try:
                 await self._pull_all()
             except ConsumerGone:
                 log.info("consumer.gone", consumer=self._queue.consumer)
 
     async def _pull_all(self) -> None:
+        """Pull until the replica is no longer active. Raises ConsumerGone."""
         self._puller = puller = await self._open()
         try:
-            while True:
+            while self._activity.open:
                 if self._used < self._budget and not self._waiting:
                     await puller.want(self._affordable())
                 delivery = await puller.next(timeout=10.0)
@@ -125,7 +143,9 @@ class QueueWorker:
                     self._begin(delivery)
                     delivery = puller.next_now()
         finally:
-            await puller.close()
+            self._puller = None
+            for delivery in await puller.close():
+                self._begin(delivery)
 
     def _affordable(self) -> int:
         """How many more deliveries the budget admits, by what they have cost so far."""
@@ -153,11 +173,13 @@ class QueueWorker:
         task = asyncio.create_task(self._work(delivery))
         self._in_hand[delivery] = task
         self._waiting.add(delivery)
+        self._activity.begin()
         task.add_done_callback(lambda done: self._finished(delivery, done))
 
     def _finished(self, delivery: Delivery, task: "asyncio.Task[None]") -> None:
         self._waiting.discard(delivery)
         self._has_room()
+        self._activity.end()
         del self._in_hand[delivery]
         if task.cancelled() or (error := task.exception()) is None:
             return

@@ -5,18 +5,21 @@ when the command or one of its children is still there afterwards.
 """
 
 import gc
+import json
 import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import httpx
 import psutil
 import pytest
 import tinker
@@ -37,6 +40,29 @@ class Stack:
     """Name of the (first) model; it is its folder where no other name was given."""
     pid: int
     """Process id of `rekindle up`."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What the supervisor says of its processes."""
+        found: list[dict[str, Any]] = json.loads((self.data_dir / "processes.json").read_text())
+        return found
+
+    def row(self, service: str) -> dict[str, Any]:
+        """Of the first process of a service."""
+        return next(row for row in self.rows() if row["service"] == service)
+
+    def until(self, service: str, *states: str, other_than: int | None = None, seconds: float = 60.0) -> Any:
+        """Wait for a service to be in one of the states, as another process than the given one; its pid."""
+        deadline = time.monotonic() + seconds
+        while (row := self.row(service))["state"] not in states or row["pid"] == (other_than or -1):
+            assert time.monotonic() < deadline, f"{service} is {row['state']}, not {' or '.join(states)}"
+            time.sleep(0.02)
+        return row["pid"]
+
+    def wake(self, service: str) -> int:
+        """Have a service that sleeps start; returns its pid once it is ready."""
+        httpx.get(f"{self.row(service)['url']}/api/v1/healthz", trust_env=False, timeout=60)
+        pid: int = self.until(service, "ready")
+        return pid
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -44,7 +44,9 @@ class Stack:
 
 
 @contextmanager
-def running_stack(base_url: str | None, base_model: str, data_dir: Path) -> Iterator[Stack]:
+def running_stack(
+    base_url: str | None, base_model: str, data_dir: Path, options: Sequence[str] = ()
+) -> Iterator[Stack]:
     """The stack at `base_url`, or `rekindle up` with `base_model` (`[NAME=]DIR_OR_HUB_ID`), `data_dir` emptied."""
     if base_url is not None:
         yield Stack(base_url.rstrip("/"))
@@ -53,6 +55,7 @@ def running_stack(base_url: str | None, base_model: str, data_dir: Path) -> Iter
     data_dir.mkdir(parents=True)
     log = data_dir / "stack.log"
     command = [_rekindle(), "up", "--base-model", base_model, "--data-dir", str(data_dir), "--port", "0"]
+    command += options
     with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
         try:

@@ -4,9 +4,10 @@ from cloudevents.core.v1.event import CloudEvent
 from fastapi import FastAPI
 
 from events import catalog, names
+from events.app import make_app
 from events.checkpoints import CheckpointEntry
 from events.commands import ReleaseCommand
-from events.edge import Edge, make_app
+from events.edge import Edge
 from events.serve import serve
 from events.settings import EdgeSettings
 from events.streams import CHECKPOINT
@@ -34,7 +35,7 @@ async def collect(edge: Edge) -> None:
         tenant=lambda event: names.tenant_of(event.get_source()),
     )
     edge.ready.set()
-    await QueueWorker(edge.bus, edge.blobs, queue, handle, budget=8).run()
+    await QueueWorker(edge.bus, edge.blobs, queue, handle, budget=8, activity=edge.activity).run()
 
 
 def build(settings: EdgeSettings) -> FastAPI:

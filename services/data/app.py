@@ -2,7 +2,8 @@
 
 from fastapi import FastAPI
 
-from events.edge import Edge, make_app
+from events.app import make_app
+from events.edge import Edge
 from events.serve import serve
 from services.data import api, catalogue
 from services.data.settings import DataSettings

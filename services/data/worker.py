@@ -66,7 +66,9 @@ class DataWorker:
             tenant=_tenant,
             settled=self.settled,
         )
-        self._worker = QueueWorker(edge.bus, edge.blobs, queue, self.handle, budget=settings.tasks)
+        self._worker = QueueWorker(
+            edge.bus, edge.blobs, queue, self.handle, budget=settings.tasks, activity=edge.activity
+        )
 
     async def run(self) -> None:
         await self._worker.run()

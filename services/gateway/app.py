@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from events.edge import make_app
+from events.app import make_app
 from events.serve import serve
 from events.settings import EdgeSettings
 from services.checkpoint import api as checkpoint_api

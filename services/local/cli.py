@@ -1,6 +1,7 @@
-"""`rekindle up` and `rekindle ps`: the whole stack on this machine."""
+"""`rekindle up`, `rekindle ps` and `rekindle events`: the whole stack on this machine."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -11,13 +12,18 @@ from typing import Annotated, Literal
 
 import psutil
 import typer
+from cloudevents.core.v1.event import CloudEvent
 from rich.console import Console
 from rich.table import Table
 
-from events import logs
+from events import envelope, logs
+from events.bus import Bus
+from events.catalog import PREFIX
 from events.settings import LOOPBACK
-from services.local.stack import BaseModelChoice, StackOptions
-from services.local.supervisor import DataDirInUse, StackFailed, Supervisor, listen, lock, state_path
+from services.local import nats_server
+from services.local.keeper import StackFailed
+from services.local.stack import BaseModelChoice, StackOptions, listen, state_path
+from services.local.supervisor import DataDirInUse, Supervisor, lock
 
 Engine = Literal["torch", "vllm"]
 DataDir = Annotated[Path, typer.Option(help="Folder that holds everything: NATS streams, weights, logs.")]
@@ -40,8 +46,14 @@ def up(
         list[str] | None,
         typer.Option(envvar="REKINDLE_API_KEY", help="Admit this key (tml-…) and no others."),
     ] = None,
+    idle: Annotated[
+        float, typer.Option(min=0, help="Seconds after which a service that nobody needs ends; 0 = never.")
+    ] = 60.0,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Keep no process ready to become a service: start each anew.")
+    ] = False,
 ) -> None:
-    """Run the whole stack on this machine until Ctrl-C."""
+    """Run the whole stack on this machine until Ctrl-C. Services start when they are needed."""
     keys = api_key or []
     if host not in LOOPBACK and not keys:
         raise typer.BadParameter(
@@ -65,11 +77,12 @@ def up(
                 choices,
                 data_dir.absolute(),
                 host,
-                held.fileno(),
-                bound,
+                held,
                 keys,
                 os.environ.get("NATS_URL"),
                 engine,
+                idle_seconds=idle,
+                warm=not cold,
             )
             shown = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
             asyncio.run(_run(options, f"http://{shown}:{bound}"))
@@ -107,6 +120,43 @@ def ps(
         cells = [row[key] for key in ("service", "base_model", "replica", "pid", "state", "activations")]
         table.add_row(*("–" if cell is None else str(cell) for cell in cells), memory)
     Console().print(table)
+
+
+def events(
+    data_dir: DataDir,
+    run: Annotated[str | None, typer.Option(help="Only about this run, dataset or sampler.")] = None,
+    type_: Annotated[
+        str | None, typer.Option("--type", help="Only of this type, e.g. step.applied; a prefix will do.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each as a structured CloudEvent on a line of its own.")
+    ] = False,
+) -> None:
+    """Print the facts of the stack on a data folder as they happen, until Ctrl-C."""
+    url = os.environ.get("NATS_URL") or nats_server.address(data_dir).url
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_follow(url, run, (type_ or "").removeprefix(PREFIX), as_json))
+
+
+async def _follow(url: str, run: str | None, type_: str, as_json: bool) -> None:
+    bus = await Bus.connect(url, name="events")
+    try:
+        async for fact in bus.follow("facts.>"):
+            kind = fact.get_type().removeprefix(PREFIX)
+            if kind.startswith(type_) and run in (None, fact.get_subject()):
+                line = envelope.to_json(fact).decode() if as_json else _line(fact, kind)
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
+    finally:
+        await bus.close()
+
+
+def _line(fact: CloudEvent, kind: str) -> str:
+    """A fact for people; large data stays away."""
+    said = envelope.data_of(fact).decode(errors="replace")
+    at = fact.get_time()
+    shown = said if len(said) <= 160 else said[:160] + "…"
+    return f"{at.astimezone():%H:%M:%S}  {kind:20} {fact.get_subject()}  {shown}" if at else f"{kind} {shown}"
 
 
 def _rows(data_dir: Path) -> list[dict[str, object]]:

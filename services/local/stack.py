@@ -3,16 +3,26 @@
 import json
 import os
 import secrets
+import socket
 import sys
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 import services
+from events import names
+from events.platform import ServiceSpec
 from services.local import nats_server
 from services.local.process import Child
 
 GRACE_SECONDS = 3
+PARENTS = {
+    "warm-light": ["services.checkpoint.app", "services.data.app", "services.reward.app"],
+    "warm-torch": ["services.train.app", "services.train.register", "services.sample.app"],
+}
+"""What each warm parent has imported."""
+MOST_RUNS = 64
+"""Activations of a trainer, one for each run with work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +59,16 @@ class StackOptions:
     base_models: list[BaseModelChoice]
     data_dir: Path
     host: str
-    socket_fd: int
-    """The gateway's listening socket, held by the supervisor."""
-    port: int
+    listening: socket.socket
+    """The gateway's socket, held by the supervisor."""
     api_keys: list[str] = field(default_factory=list)
     outside_nats: str | None = None
     engine: str = "torch"
     """Which engine samples."""
+    idle_seconds: float = 60.0
+    """After how long a service that nobody asks for ends; 0 = never."""
+    warm: bool = True
+    """Keep processes that have imported what services import, so that these start soon."""
 
 
 def nats_child(options: StackOptions) -> Child | None:
@@ -68,44 +81,99 @@ def nats_child(options: StackOptions) -> Child | None:
 
 def children(options: StackOptions) -> list[Child]:
     """All other processes, in the order in which they start."""
-    found: list[Child] = []
+    found: list[Child] = _warm_parents(options) if options.warm else []
     for index, choice in enumerate(options.base_models):
+        variables = {"REKINDLE_BASE_NAME": choice.name, "REKINDLE_BASE_SOURCE": choice.source}
+        found.append(_register(options, f"register-{index}", choice.name, variables))
         for service in ("train", "sample"):
-            variables = {"REKINDLE_BASE_NAME": choice.name, "REKINDLE_BASE_SOURCE": choice.source}
-            if service == "sample":
-                variables["REKINDLE_ENGINE"] = options.engine
-            child = _service(options, service, f"{service}-{index}", variables)
-            child.base_model = choice.name
+            engine = {"REKINDLE_ENGINE": options.engine} if service == "sample" else {}
+            child = _service(options, service, f"{service}-{index}", variables | engine)
+            child.base_model, child.name = choice.name, names.service_name(service, choice.name)
             found.append(child)
     found.append(_service(options, "checkpoint", "checkpoint", {}))
     found.append(_service(options, "data", "data", {}))
     found.append(_service(options, "reward", "reward", {}))
+    found.append(_dispatcher(options, found))
     found.append(_gateway(options))
     return found
 
 
+def _warm_parents(options: StackOptions) -> list[Child]:
+    """One for each set of imports that services share."""
+    found = []
+    for name, modules in PARENTS.items():
+        child = _child(options, "warm", name, "services.local.warm", {"OPENBLAS_NUM_THREADS": "1"})
+        child.command += modules
+        child.life = "optional"
+        found.append(child)
+    return found
+
+
+def _parent_of(module: str) -> str | None:
+    return next((name for name, modules in PARENTS.items() if module in modules), None)
+
+
 def _service(options: StackOptions, service: str, name: str, variables: dict[str, str]) -> Child:
-    port = _port(options.data_dir, name)
+    """A service that sleeps until somebody asks for it."""
+    held = _held_socket(options.data_dir, name)
+    child = _child(options, service, name, f"services.{service}.app", variables)
+    child.name, child.life, child.listening, child.replica = service, "on demand", held, 0
+    child.url = f"http://127.0.0.1:{held.getsockname()[1]}"
+    child.environment |= {
+        "REKINDLE_ACTIVATION": "true",
+        "REKINDLE_IDLE_SECONDS": str(options.idle_seconds),
+        # each service serves its own routes too, at a port of this machine that any of its users can reach
+        "REKINDLE_API_KEYS": _hashes([*options.api_keys, _activation_key(options)]),
+    }
+    return child
+
+
+def _child(options: StackOptions, service: str, name: str, module: str, variables: dict[str, str]) -> Child:
     return Child(
         service,
-        [sys.executable, "-m", f"services.{service}.app"],
+        [sys.executable, "-m", module],
         options.data_dir / "logs" / f"{name}.log",
-        environment={**_environment(options), **variables, "REKINDLE_PORT": str(port)},
-        health_url=f"http://127.0.0.1:{port}/api/v1/healthz",
-        replica=0,
+        name=name,
+        environment={**_environment(options), **variables},
+        notifies=True,
+        parent=_parent_of(module) if options.warm else None,
     )
 
 
-def _gateway(options: StackOptions) -> Child:
-    child = _service(options, "gateway", "gateway", {})
-    host = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
-    child.health_url = f"http://{_bracketed(host)}:{options.port}/api/v1/healthz"
-    child.pass_fds = (options.socket_fd,)
-    child.environment |= {
-        "REKINDLE_SOCKET_FD": str(options.socket_fd),
-        "REKINDLE_HOST": options.host,
-    }
+def _register(options: StackOptions, name: str, base: str, variables: dict[str, str]) -> Child:
+    """Makes a base model known, so that edges can check requests while no trainer runs."""
+    child = _child(options, "register", name, "services.train.register", variables)
+    child.life, child.notifies, child.base_model = "once", False, base
     return child
+
+
+def _gateway(options: StackOptions) -> Child:
+    child = _child(options, "gateway", "gateway", "services.gateway.app", {})
+    child.listening = options.listening
+    child.environment |= {"REKINDLE_HOST": options.host, "REKINDLE_API_KEYS": _hashes(options.api_keys)}
+    return child
+
+
+def _dispatcher(options: StackOptions, others: list[Child]) -> Child:
+    specs = [_spec(child) for child in others if child.life == "on demand"]
+    variables = {
+        "REKINDLE_SERVICES": json.dumps([spec.model_dump() for spec in specs]),
+        "REKINDLE_STATE_FILE": str(state_path(options.data_dir)),
+        "REKINDLE_ACTIVATION_KEY": _activation_key(options),
+    }
+    return _child(options, "dispatcher", "dispatcher", "events.dispatcher", variables)
+
+
+def _spec(child: Child) -> ServiceSpec:
+    """One replica of each here; it has a slot for each of many runs, or one for its queue."""
+    assert child.url is not None, "a service on demand has an address"
+    most = MOST_RUNS if child.service == "train" else 1
+    return ServiceSpec(name=child.name, kind=child.service, base=child.base_model, url=child.url, most=most)
+
+
+def state_path(data_dir: Path) -> Path:
+    """Where the supervisor writes how its processes fare."""
+    return data_dir / "processes.json"
 
 
 def _environment(options: StackOptions) -> dict[str, str]:
@@ -118,8 +186,6 @@ def _environment(options: StackOptions) -> dict[str, str]:
         "REKINDLE_BLOBS": str(options.data_dir / "blobs"),
         "REKINDLE_EXTERNAL_URLS_SECRET": _secret(options.data_dir),
         "REKINDLE_GRACE_SECONDS": str(GRACE_SECONDS),
-        # each service serves its own routes too, at a port of this machine that any of its users can reach
-        "REKINDLE_API_KEYS": json.dumps([sha256(key.encode()).hexdigest() for key in options.api_keys]),
         # Several processes share the cores: threads that spin while they wait would take them from each other.
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "TOKENIZERS_PARALLELISM": "false",
@@ -127,14 +193,46 @@ def _environment(options: StackOptions) -> dict[str, str]:
     }
 
 
-def _port(data_dir: Path, name: str) -> int:
-    """The service's port, the same for the life of the data folder while nobody else takes it."""
+def _held_socket(data_dir: Path, name: str) -> socket.socket:
+    """The service's socket, on the same port for the life of the data folder while nobody else takes it."""
     path = data_dir / "ports.json"
     ports: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
-    if name not in ports or not nats_server.is_free(ports[name]):
-        ports[name] = nats_server.free_port()
+    try:
+        held = listen("127.0.0.1", ports.get(name, 0))
+    except OSError:
+        held = listen("127.0.0.1", 0)
+    held.setblocking(False)
+    if ports.get(name) != held.getsockname()[1]:
+        ports[name] = held.getsockname()[1]
         nats_server.write_private(path, json.dumps(ports))
-    return ports[name]
+    return held
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket to be inherited by the process that serves it. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    held = socket.socket(family, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Accepted connections inherit it; the event loop of a service takes an inherited socket for a Unix one and
+    # does not set it, and then small answers wait 40 ms for the client's delayed acknowledgement.
+    held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        held.bind((host, port))
+    except OSError as error:
+        held.close()
+        said = f"cannot listen on {host} port {port}: {error.strerror or error}"
+        raise OSError(error.errno, said) from error
+    held.listen(4096)
+    return held
+
+
+def _hashes(keys: list[str]) -> str:
+    return json.dumps([sha256(key.encode()).hexdigest() for key in keys if key])
+
+
+def _activation_key(options: StackOptions) -> str:
+    """Opens the services to the dispatcher where keys are asked for; the gateway does not know it."""
+    return f"tml-{_secret(options.data_dir)}" if options.api_keys else ""
 
 
 def _secret(data_dir: Path) -> str:
@@ -143,7 +241,3 @@ def _secret(data_dir: Path) -> str:
     if not path.exists():
         nats_server.write_private(path, secrets.token_urlsafe(32))
     return path.read_text()
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

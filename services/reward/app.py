@@ -2,7 +2,8 @@
 
 from fastapi import FastAPI
 
-from events.edge import Edge, make_app
+from events.app import make_app
+from events.edge import Edge
 from events.serve import serve
 from services.reward import api
 from services.reward.pool import Pool
@@ -14,7 +15,9 @@ def build(settings: RewardSettings) -> FastAPI:
     async def work(edge: Edge) -> None:
         async with Pool(settings.graders, memory_bytes=settings.grader_memory_bytes) as pool:
             # one more than can be graded at once, so that none waits for the next to arrive
-            worker = RewardWorker(edge.bus, edge.blobs, pool, budget=settings.graders + 1)
+            worker = RewardWorker(
+                edge.bus, edge.blobs, pool, budget=settings.graders + 1, activity=edge.activity
+            )
             edge.ready.set()
             await worker.run()
 

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from events import blobs as claims
 from events import catalog, facts, names
+from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import Bus
 from events.failure import Failure
@@ -29,7 +30,9 @@ SCORES = TypeAdapter(list[Score])
 class RewardWorker:
     """Feeds a pool from the queue of shards."""
 
-    def __init__(self, bus: Bus, blobs: Blobs, pool: Pool, *, budget: int) -> None:
+    def __init__(
+        self, bus: Bus, blobs: Blobs, pool: Pool, *, budget: int, activity: Activity | None = None
+    ) -> None:
         """`budget`: shards taken at once."""
         self._bus = bus
         self._blobs = blobs
@@ -42,7 +45,7 @@ class RewardWorker:
             tenant=_tenant,
             settled=self._settled,
         )
-        self._worker = QueueWorker(bus, blobs, queue, self.handle, budget=budget)
+        self._worker = QueueWorker(bus, blobs, queue, self.handle, budget=budget, activity=activity)
 
     async def run(self) -> None:
         await self._worker.run()

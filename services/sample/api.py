@@ -134,12 +134,19 @@ async def _submit(edge: Edge, command: SampleCommand) -> None:
         service="gateway",
         subject=sampler_id,
         data=command.model_dump_json().encode(),
+        **_tokens(command.request),
     )
     subject = names.sample_subject(command.base, tenant, command.run_id, sampler_id, number)
     try:
         await edge.bus.append(subject, await claims.check_in(edge.blobs, tenant, event), expect_last=0)
     except Conflict:
         return
+
+
+def _tokens(request: SampleRequest) -> dict[str, str]:
+    """The most that the command may take, if it says so: replicas are counted by it."""
+    most = request.sampling_params.max_tokens
+    return {} if most is None else {"tokens": str(len(request.prompt.tokens) + request.num_samples * most)}
 
 
 async def _reject(edge: Edge, tenant: str, sampler_id: str, number: int, message: str) -> None:

@@ -4,7 +4,8 @@ import asyncio
 
 from fastapi import FastAPI
 
-from events.edge import Edge, make_app
+from events.app import make_app
+from events.edge import Edge
 from events.serve import serve
 from services.sample import api
 from services.sample.engine import Engine
@@ -50,7 +51,12 @@ def build(settings: SampleSettings) -> FastAPI:
     async def work(edge: Edge) -> None:
         engine = await open_engine(settings)
         worker = SampleWorker(
-            edge.bus, edge.blobs, engine, settings.base_name, token_budget=settings.token_budget
+            edge.bus,
+            edge.blobs,
+            engine,
+            settings.base_name,
+            token_budget=settings.token_budget,
+            activity=edge.activity,
         )
         try:
             edge.ready.set()

@@ -8,6 +8,7 @@ from typing import Any
 from cloudevents.core.v1.event import CloudEvent
 
 from events import catalog, envelope, facts, names
+from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import Bus
 from events.failure import NotFound, UserError, WorkerBroken
@@ -58,7 +59,16 @@ def encode(result: SampleResult, request: SampleRequest) -> bytes:
 class SampleWorker:
     """Feeds one engine from the queue of its base model."""
 
-    def __init__(self, bus: Bus, blobs: Blobs, engine: Engine, base: str, *, token_budget: int) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        blobs: Blobs,
+        engine: Engine,
+        base: str,
+        *,
+        token_budget: int,
+        activity: Activity | None = None,
+    ) -> None:
         self._blobs = blobs
         self._engine = engine
         queue = Queue(
@@ -69,7 +79,7 @@ class SampleWorker:
             tenant=lambda event: names.tenant_of(event.get_source()),
             cost=self._cost,
         )
-        self._worker = QueueWorker(bus, blobs, queue, self.handle, budget=token_budget)
+        self._worker = QueueWorker(bus, blobs, queue, self.handle, budget=token_budget, activity=activity)
 
     async def run(self) -> None:
         await self._worker.run()

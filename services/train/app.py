@@ -5,13 +5,13 @@ import asyncio
 import torch
 from fastapi import FastAPI
 
-from events import tasks
-from events.edge import Edge, make_app
-from events.records import EVERYONE, ModelRecord
+from events.app import make_app
+from events.edge import Edge
 from events.serve import serve
-from services.model.base import describe, load_base
+from services.model.base import load_base
 from services.train import api
 from services.train.engine import TrainEngine
+from services.train.register import register
 from services.train.settings import TrainSettings
 from services.train.worker import TrainWorker
 
@@ -21,9 +21,7 @@ def build(settings: TrainSettings) -> FastAPI:
         base = await asyncio.to_thread(
             load_base, settings.base_source, dtype=getattr(torch, settings.dtype), device=settings.device
         )
-        about = describe(settings.base_source)
-        model = ModelRecord(name=settings.base_name, source=settings.base_source, **about)
-        await edge.records.replace(EVERYONE, settings.base_name, model)
+        await register(edge.records, settings)
         engine = TrainEngine(base, token_budget=settings.token_budget, threads=settings.threads)
         worker = TrainWorker(
             edge.bus,
@@ -36,24 +34,12 @@ def build(settings: TrainSettings) -> FastAPI:
             gap_seconds=settings.gap_seconds,
             snapshot_seconds=settings.snapshot_seconds,
             deterministic=settings.deterministic,
+            activity=edge.activity,
         )
         edge.ready.set()
-        await _run(worker)
+        await worker.run()
 
     return make_app("train", settings, [api.router], work)
-
-
-async def _run(worker: TrainWorker) -> None:
-    """Work until cancelled; then hand over every run, unless cancelled once more."""
-    working = asyncio.create_task(worker.run())
-    try:
-        await asyncio.shield(working)
-    except asyncio.CancelledError:
-        worker.drain()
-        await asyncio.wait({working})
-        raise
-    finally:
-        await tasks.end(working)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import structlog
 
 from events import blobs as claims
 from events import catalog, envelope, facts, liveness, names, tasks, trace
+from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import Bus
 from events.checkpoints import Checkpoints
@@ -62,7 +63,9 @@ class TrainWorker:
         gap_seconds: float = 360.0,
         snapshot_seconds: float = 30.0,
         deterministic: bool = False,
+        activity: Activity | None = None,
     ) -> None:
+        """Without an `activity` it works always."""
         self._bus = bus
         self._blobs = blobs
         self._engine = engine
@@ -72,13 +75,16 @@ class TrainWorker:
         self._gap_seconds = gap_seconds
         self._snapshot_seconds = snapshot_seconds
         self._deterministic = deterministic
+        self._activity = activity or Activity()
+        self._activity.hand_over = self.hand_over
         self._snapshots = Snapshots(blobs, base, engine.base)
         self._holding = Holding(bus, blobs, base, replica, self._snapshots)
         exports = Exports(blobs, Checkpoints(bus, records), records, engine.base)
         self._commands = Commands(engine, exports, self._snapshots, self._compute)
         self._runs: dict[str, HeldRun] = {}
         self._changed = asyncio.Event()
-        self._draining = False
+        self._turns = asyncio.Lock()
+        """Held by a round, and by a hand-over: neither shall see the other's half."""
         self._failure: BaseException | None = None
         """Of a write, for no reason that trying again would mend: this process must not look alive."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
@@ -86,7 +92,7 @@ class TrainWorker:
     # The loop
 
     async def run(self) -> None:
-        """Work until drained, which hands over every run, or cancelled, which leaves them as they are."""
+        """Work until cancelled; what has not been handed over by then is left as it is."""
         reader = LogReader(self._bus, self._base)
         await self._bus.ensure_run_stream(self._base)
         for root, head in (await reader.heads()).items():
@@ -97,19 +103,18 @@ class TrainWorker:
         reading = asyncio.create_task(self._read(reader))
         reading.add_done_callback(lambda _: self._changed.set())
         beating = asyncio.create_task(liveness.beat(self._bus, self._replica)) if self._replica else None
+        forget = self._activity.on_change(self._changed.set)
         try:
-            while await self._wait_for_work(reading):
-                await self._round()
-            await self.hand_over()
+            while True:
+                await self._wait_for_work(reading)
+                with self._activity.working():
+                    async with self._turns:
+                        await self._round()
         finally:
+            forget()
             self._thread.shutdown(wait=False, cancel_futures=True)
             await tasks.end(reading, *([beating] if beating else []))
             await self._end_writes()
-
-    def drain(self) -> None:
-        """Finish the round in hand, then let go of everything."""
-        self._draining = True
-        self._changed.set()
 
     async def _end_writes(self) -> None:
         """Let results that are on their way arrive; whatever does not is computed again from the log."""
@@ -130,27 +135,27 @@ class TrainWorker:
     def _run_at(self, root: str) -> HeldRun:
         return self._runs.setdefault(root, HeldRun(root))
 
-    async def _wait_for_work(self, reading: "asyncio.Task[None]") -> bool:
-        """Return True when some run has work, False when the worker drains."""
-        while not self._draining:
+    async def _wait_for_work(self, reading: "asyncio.Task[None]") -> None:
+        """Return when some run has work, and this replica shall do it."""
+        while True:
             self._changed.clear()
             if self._failure is not None:
                 raise self._failure
             if reading.done():
                 reading.result()
-            await self._release_gaps()
-            await self._take_snapshots()
-            if any(run.has_work(_now()) for run in self._runs.values()):
-                return True
+            if self._activity.open:
+                await self._release_gaps()
+                await self._take_snapshots()
+                if any(run.has_work(_now()) for run in self._runs.values()):
+                    return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(self._next_look()):  # wait_for may swallow a cancellation
                     await self._changed.wait()
-        return False
 
     def _next_look(self) -> float | None:
         """When something is due that no event announces: a gap given up, a snapshot, a run to look at again."""
         moments: list[float] = []
-        for run in self._runs.values():
+        for run in self._runs.values() if self._activity.open else ():
             if (gap := run.gap()) is not None:
                 given_up = _now() + gap_deadline(gap.since, self._gap_seconds)
                 moments.append(max(given_up, run.held_elsewhere_until))
@@ -269,6 +274,10 @@ class TrainWorker:
 
     async def hand_over(self) -> None:
         """Leave every run as a snapshot that its next holder goes on from at once."""
+        async with self._turns:
+            await self._hand_over()
+
+    async def _hand_over(self) -> None:
         await self._settle(self._runs.values())
         held = [run for run in self._runs.values() if run.holder is not None and not run.stale]
         for run in held:
@@ -279,9 +288,6 @@ class TrainWorker:
         for run in held:
             with self._letting_go(run):
                 await self._holding.release(run)
-        if self._replica:
-            with contextlib.suppress(BusUnavailable):
-                await liveness.bury(self._bus, self._replica)
 
     @contextlib.contextmanager
     def _letting_go(self, run: HeldRun) -> Iterator[None]:
@@ -432,11 +438,13 @@ class TrainWorker:
     def _spawn(self, run: HeldRun, writing: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(writing)
         run.writes.add(task)
+        self._activity.begin()
         task.add_done_callback(lambda done: self._written(run, done))
         return task
 
     def _written(self, run: HeldRun, task: "asyncio.Task[None]") -> None:
         run.writes.discard(task)
+        self._activity.end()
         error = None if task.cancelled() else task.exception()
         if isinstance(error, LeaseLost):
             self._lose(run)

@@ -1,11 +1,11 @@
 """Each service serves its own routes at its own port; the gateway only mounts the same ones."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
-import psutil
 import pytest
 
 from tests.gateway.wire import PROTOBUF, Run, Wire, datum
@@ -14,11 +14,14 @@ from tests.stack import Stack
 
 @contextmanager
 def alone(stack: Stack, service: str) -> Iterator[httpx.Client]:
-    """A client of one service, past the gateway."""
+    """A client of one service, past the gateway; it wakes the service."""
     rows = json.loads((stack.data_dir / "processes.json").read_text())
-    process = psutil.Process(next(row["pid"] for row in rows if row["service"] == service))
-    port = next(c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False, timeout=30) as http:
+    url = next(row["url"] for row in rows if row["service"] == service)
+    with httpx.Client(base_url=f"{url}/api/v1", trust_env=False, timeout=60) as http:
+        deadline = time.monotonic() + 60
+        while http.get("healthz").json() == {"status": "starting"}:
+            assert time.monotonic() < deadline, f"{service} does not get ready"
+            time.sleep(0.05)
         yield http
 
 

@@ -11,8 +11,23 @@ from typer.testing import CliRunner, Result
 from rekindle.cli import build
 from tests.stack import Stack
 
-SERVICES = ["checkpoint", "data", "gateway", "nats", "reward", "sample", "supervisor", "train"]
-FIELDS = {"service", "base_model", "replica", "pid", "state", "activations", "rss_bytes"}
+STAYING = ["dispatcher", "gateway", "nats", "supervisor"]
+ON_DEMAND = ["checkpoint", "data", "reward", "sample", "train"]
+WARM = ["warm", "warm"]
+FIELDS = {
+    "name",
+    "service",
+    "base_model",
+    "replica",
+    "pid",
+    "state",
+    "activations",
+    "rss_bytes",
+    "url",
+    "reason",
+    "dead",
+    "verdict",
+}
 
 
 def rekindle(*arguments: object) -> Result:
@@ -28,15 +43,21 @@ def test_ps_shows_every_process_of_a_running_stack(stack: Stack) -> None:
     result = rekindle("ps", "--data-dir", stack.data_dir, "--json")
     assert result.exit_code == 0
     rows = json.loads(result.stdout)
-    assert sorted(row["service"] for row in rows) == SERVICES
+    assert sorted(row["service"] for row in rows) == sorted([*STAYING, *ON_DEMAND, *WARM])
     for row in rows:
-        assert set(row) == FIELDS and row["state"] == "ready"
-        process = psutil.Process(row["pid"])
-        assert row["rss_bytes"] > 2**20
-        assert row["service"] == "supervisor" or process.ppid() == stack.pid
+        assert set(row) == FIELDS
+        assert (row["url"] is not None) == (row["service"] in ON_DEMAND)
+        if row["service"] in STAYING:
+            assert row["state"] == "ready"
+        if row["pid"] is None:
+            assert row["state"] in ("zero", "starting") and row["rss_bytes"] is None
+        else:
+            family = psutil.Process(row["pid"]).parents()
+            assert row["rss_bytes"] > 2**20
+            assert row["service"] == "supervisor" or stack.pid in [process.pid for process in family]
         assert (row["base_model"] == stack.base_model) == (row["service"] in ("train", "sample"))
     table = rekindle("ps", "--data-dir", stack.data_dir)
-    assert table.exit_code == 0 and all(name in table.output for name in SERVICES)
+    assert table.exit_code == 0 and all(name in table.output for name in STAYING + ON_DEMAND)
 
 
 @pytest.mark.parametrize("left_behind", [False, True])

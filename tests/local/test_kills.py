@@ -1,9 +1,7 @@
 """Any process may be killed at any moment: it comes back, and a loop through the SDK notices nothing."""
 
-import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -54,20 +52,15 @@ def loop(service: tinker.ServiceClient, stack: Stack, underway: "Future[None]") 
     return loss(training)
 
 
-def pid_of(stack: Stack, service: str) -> int | None:
-    rows = json.loads((stack.data_dir / "processes.json").read_text())
-    return next((row["pid"] for row in rows if row["service"] == service and row["state"] == "ready"), None)
+def living(stack: Stack, service: str) -> int:
+    """A process of that service, woken where nobody needs it just now."""
+    row = stack.row(service)
+    return stack.wake(service) if row["url"] else int(stack.until(service, "ready"))
 
 
-def until_back(stack: Stack, service: str, killed: int, seconds: float = 60.0) -> None:
-    """Wait for another process of that service to be ready."""
-    deadline = time.monotonic() + seconds
-    while pid_of(stack, service) in (None, killed):
-        assert time.monotonic() < deadline, f"{service} did not come back"
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize("service_name", ["gateway", "sample", "train", "nats", "checkpoint"])
+@pytest.mark.parametrize(
+    "service_name", ["gateway", "sample", "train", "nats", "checkpoint", "dispatcher", "warm"]
+)
 def test_a_loop_goes_on_while_a_process_is_killed(
     own_stack: Stack, undisturbed: float, service_name: str
 ) -> None:
@@ -76,11 +69,10 @@ def test_a_loop_goes_on_while_a_process_is_killed(
         ending = pool.submit(loop, service, own_stack, underway)
         underway.result(WAIT * 2)
         for _ in range(KILLS):
-            pid = pid_of(own_stack, service_name)
-            assert pid is not None
+            pid = living(own_stack, service_name)
             assert not ending.done(), "the loop must be long enough to be hurt"
             os.kill(pid, signal.SIGKILL)
-            until_back(own_stack, service_name, pid)
+            own_stack.until(service_name, "ready", "zero", other_than=pid)
         assert ending.result(150) == pytest.approx(undisturbed, rel=1e-3), (
             "a gradient was lost or applied twice"
         )
@@ -95,13 +87,13 @@ def test_polls_held_by_a_gateway_that_ends_are_told_to_ask_again(own_stack: Stac
         held = [pool.submit(wire.poll, future) for _ in range(4)]
         facts = pool.submit(first_bytes, f"{own_stack.url}/api/v1/events")
         facts.result(WAIT)
-        pid = pid_of(own_stack, "gateway")
-        assert pid is not None and not any(poll.done() for poll in held)
+        pid = own_stack.until("gateway", "ready")
+        assert not any(poll.done() for poll in held)
         os.kill(pid, signal.SIGTERM)
         assert [poll.result(10).status_code for poll in held] == [408] * 4
         run.post_batch(run.batch(missing, datum()))
         assert wire.result(future).headers["content-type"] == PROTOBUF
-        until_back(own_stack, "gateway", pid)
+        own_stack.until("gateway", "ready", other_than=pid)
 
 
 def first_bytes(url: str) -> bytes:

@@ -438,7 +438,7 @@ async def test_what_was_let_go_of_is_still_warm_unless_somebody_else_held_it(lab
             await worker.hand_over()
         finally:
             type(worker._snapshots).load = kept  # type: ignore[method-assign]
-        worker.drain()
+        await worker._activity.drain(5.0)
         async with lab.worker(engine=other, replica=f"{lab.base}-b", **NEVER) as second:
             end = await lab.lesson(run, end, 1)
             await lab.save(run, end, "end")

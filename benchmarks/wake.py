@@ -1,0 +1,115 @@
+"""How long a service takes from zero to its first result, started by a warm parent and cold.
+
+    python -m benchmarks.wake [ROUNDS]
+
+Every round waits until the service has gone to zero, then asks for one small thing and waits for the answer. The
+model is the demo's (0.4 M parameters): what is measured is the way up, not the size of weights.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import httpx
+
+from benchmarks.models import DEMO, make_model
+from benchmarks.record import record
+from benchmarks.roundtrip import PlainClient
+from examples.text2sql.stack import running_stack
+
+ROUNDS = 20
+IDLE_SECONDS = 1.0
+ZERO_SECONDS = 60.0
+
+
+class Waker:
+    """Asks each service for something small."""
+
+    def __init__(self, url: str, data_dir: Path) -> None:
+        self._url = url
+        self._data_dir = data_dir
+        self._client = PlainClient(url, "bench")
+        self._client.sample()
+
+    def actions(self) -> Mapping[str, Callable[[], object]]:
+        """By service."""
+        return {
+            "train": self._client.optim_step,
+            "sample": self._client.sample,
+            "reward": self._score,
+            "data": lambda: self._get("data", "datasets"),
+            "checkpoint": lambda: self._get("checkpoint", "training_runs"),
+        }
+
+    def _score(self) -> None:
+        grader = {"type": "exact_match"}
+        item = {"prompt": "2 + 2?", "completion": "4", "columns": {"answer": "4"}}
+        body = {"grader": grader, "items": [item], "idempotency_key": uuid.uuid4().hex}
+        self._client.result_of("rewards/score", body)
+
+    def _get(self, service: str, path: str) -> None:
+        """From the service itself: the gateway answers such questions without it."""
+        url = f"{self._row(service)['url']}/api/v1/{path}"
+        httpx.get(url, trust_env=False, timeout=120.0).raise_for_status()
+
+    def until_zero(self, service: str) -> None:
+        """Wait until it has gone to sleep. Raises TimeoutError."""
+        deadline = time.monotonic() + ZERO_SECONDS
+        while self._row(service)["state"] != "zero":
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{service} does not go to zero")
+            time.sleep(0.02)
+
+    def _row(self, service: str) -> dict[str, object]:
+        rows = json.loads((self._data_dir / "processes.json").read_text())
+        return next(row for row in rows if row["service"] == service)
+
+
+def seconds(waker: Waker, service: str, action: Callable[[], object], rounds: int) -> list[float]:
+    """Sorted durations of the way up."""
+    durations = []
+    for _ in range(rounds):
+        waker.until_zero(service)
+        begun = time.perf_counter()
+        action()
+        durations.append(time.perf_counter() - begun)
+    return sorted(durations)
+
+
+def measure(model: Path, folder: Path, rounds: int, cold: bool) -> dict[str, list[float]]:
+    """p50 and p95 of each service, in seconds."""
+    options = ["--idle", str(IDLE_SECONDS), *(["--cold"] if cold else [])]
+    with running_stack(None, f"bench={model}", folder, options) as stack:
+        waker = Waker(stack.url, folder)
+        found = {}
+        for service, action in waker.actions().items():
+            durations = seconds(waker, service, action, rounds)
+            found[service] = [statistics.median(durations), durations[int(len(durations) * 0.95)]]
+            how = "cold" if cold else "warm"
+            print(f"{service:10} {how}  p50 {found[service][0]:6.2f} s   p95 {found[service][1]:6.2f} s")
+        return found
+
+
+def main(rounds: int = ROUNDS) -> None:
+    """Measure and record."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = make_model(Path(folder) / "model", DEMO)
+        warm = measure(model, Path(folder) / "warm", rounds, cold=False)
+        cold = measure(model, Path(folder) / "cold", rounds, cold=True)
+    rows: list[list[str | float]] = [[service, *warm[service], *cold[service]] for service in warm]
+    record(
+        "wake",
+        ["service", "warm p50 s", "warm p95 s", "cold p50 s", "cold p95 s"],
+        rows,
+        command="task bench -- wake",
+        note=f"From zero processes of the service to its first result, {rounds} times each; cold starts import all.",
+    )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS)

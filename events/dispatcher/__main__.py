@@ -1,0 +1,49 @@
+"""The dispatcher as a process: `python -m events.dispatcher`."""
+
+import asyncio
+import signal
+
+from events import logs, tasks
+from events.blobs import open_blobs
+from events.bus import Bus
+from events.dispatcher.dispatcher import Dispatcher
+from events.dispatcher.post import make_client
+from events.dispatcher.settings import DispatcherSettings
+from events.notify import Notify
+from events.platform import StateFile
+
+
+async def run(settings: DispatcherSettings) -> None:
+    """Dispatch until SIGTERM."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    bus = await Bus.connect(settings.nats_url, name="dispatcher", replicas=settings.replicas)
+    async with make_client(settings.activation_key) as http:
+        dispatcher = Dispatcher(
+            bus,
+            open_blobs(settings.blobs),
+            StateFile(settings.state_file),
+            http,
+            settings.services,
+            settings.gap_seconds,
+        )
+        working = asyncio.create_task(dispatcher.run())
+        stopping = asyncio.create_task(stop.wait())
+        Notify(settings.notify_fd).tell("ready")
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        failed = working.done() and working.exception()
+        await tasks.end(working, stopping)
+    await bus.close()
+    if failed:
+        raise failed
+
+
+def main() -> None:
+    settings = DispatcherSettings()  # type: ignore[call-arg]
+    logs.configure("dispatcher", as_json=settings.log_json)
+    asyncio.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""All services of one installation: what waits for them, how they fare, and what waiting clients are told.
+
+Reads the platform's word every half second, and writes into the services' records why work waits, so that any
+gateway can say it. A verdict on a service fails what was waiting for it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+
+import httpx
+import structlog
+
+from events import liveness, tasks
+from events.blobs import Blobs
+from events.bus import Bus
+from events.dispatcher.backlog import backlog_of
+from events.dispatcher.service import ActivatedService
+from events.dispatcher.verdict import fail_waiting
+from events.failure import BusError
+from events.platform import Platform, ServiceSpec, ServiceStatus
+from events.records import EVERYONE, Records, ServiceRecord
+
+log = structlog.get_logger(__name__)
+
+CHECK_SECONDS = 0.5
+"""How often the platform is asked how the services fare."""
+
+
+class Dispatcher:
+    """Keeps the activations of all services."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        blobs: Blobs,
+        platform: Platform,
+        http: httpx.AsyncClient,
+        services: Sequence[ServiceSpec],
+        gap_seconds: float,
+    ) -> None:
+        self._bus = bus
+        self._blobs = blobs
+        self._records = Records(bus)
+        self._platform = platform
+        self._checking = asyncio.Lock()
+        self._said: dict[str, str | None] = {}
+        self._judged: dict[str, datetime] = {}
+        self._buried: set[str] = set()
+        self.services = [
+            ActivatedService(bus, spec, backlog_of(spec, bus, gap_seconds), http, self._check)
+            for spec in services
+        ]
+
+    async def run(self) -> None:
+        """Go on until cancelled."""
+        keeping = [asyncio.create_task(service.run()) for service in self.services]
+        keeping.append(asyncio.create_task(self._check_for_ever()))
+        try:
+            done, _ = await asyncio.wait(keeping, return_when=asyncio.FIRST_COMPLETED)
+            done.pop().result()
+        finally:
+            await tasks.end(*keeping)
+
+    async def _check_for_ever(self) -> None:
+        while True:
+            await self._check()
+            await asyncio.sleep(CHECK_SECONDS)
+
+    async def _check(self) -> None:
+        """Ask the platform, and act on what it says."""
+        async with self._checking:
+            found = await self._platform.status()
+            for service in self.services:
+                status = found.get(service.spec.name)
+                try:
+                    if status is not None:
+                        await self._bury(status)
+                        await self._judge(service, status)
+                    await self._say(service, status)
+                except BusError as error:
+                    log.info("status.untold", service=service.spec.name, reason=str(error))
+
+    async def _bury(self, status: ServiceStatus) -> None:
+        """What a dead replica held may be taken at once."""
+        for replica in set(status.dead) - self._buried:
+            await liveness.bury(self._bus, replica)
+            self._buried.add(replica)
+
+    async def _judge(self, service: ActivatedService, status: ServiceStatus) -> None:
+        """Fail what waits for a service that the platform has given up since we last looked."""
+        verdict, name = status.verdict, service.spec.name
+        if verdict is None or self._judged.get(name) == verdict.at:
+            return
+        await fail_waiting(self._bus, self._blobs, service.spec, service.backlog, verdict)
+        self._judged[name] = verdict.at
+        service.look()
+
+    async def _say(self, service: ActivatedService, status: ServiceStatus | None) -> None:
+        """Write why the service's work waits, when that has changed."""
+        name, reason = service.spec.name, _reason(service, status)
+        if self._said.get(name, "") != reason:
+            await self._records.replace(EVERYONE, name, ServiceRecord(name=name, reason=reason))
+            self._said[name] = reason
+
+
+def _reason(service: ActivatedService, status: ServiceStatus | None) -> str | None:
+    """What a client shall hear; None when its work does not wait for the platform."""
+    if status is None or status.state == "ready" or not service.waits:
+        return None
+    name = service.spec.name
+    said = f" ({status.reason})" if status.reason else ""
+    return f"starting {name}{said}"

@@ -1,0 +1,77 @@
+"""How many activations to open: pure functions of what is known of a service.
+
+An activation is a slot and names no work. There are as many as the backlog asks for, up to a bound, never more,
+and none while the service has just refused: then the next one waits, longer each time.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 5.0
+"""Seconds between a refusal and the next attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How backlog becomes slots. Example: Scale(most=8, capacity=65536.0)."""
+
+    most: int
+    """Activations open at once."""
+    capacity: float
+    """Backlog that one activation is for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """What is known of a service's activations."""
+
+    open: int = 0
+    """Activations that have been posted and have not ended."""
+    backlog: float = 0.0
+    """Work that waits or is in hand, as last read or heard of."""
+    refusals: int = 0
+    """Attempts in a row that the service did not answer."""
+    not_before: float = 0.0
+    """When the next attempt may be made."""
+
+
+def wanted(scale: Scale, backlog: float) -> int:
+    """Activations that the backlog asks for."""
+    return min(scale.most, math.ceil(backlog / scale.capacity)) if backlog > 0 else 0
+
+
+def to_open(scale: Scale, slots: Slots, now: float) -> int:
+    """Activations to post now."""
+    if now < slots.not_before:
+        return 0
+    missing = max(0, wanted(scale, slots.backlog) - slots.open)
+    return min(1, missing) if slots.refusals else missing  # one attempt shows whether it answers again
+
+
+def posted(slots: Slots, count: int) -> Slots:
+    """`count` activations were posted."""
+    return replace(slots, open=slots.open + count)
+
+
+def read(slots: Slots, backlog: float) -> Slots:
+    """The backlog is this."""
+    return replace(slots, backlog=backlog)
+
+
+def heard(slots: Slots, at_least: float) -> Slots:
+    """Work has come: the backlog is no less than this."""
+    return replace(slots, backlog=max(slots.backlog, at_least))
+
+
+def answered(slots: Slots) -> Slots:
+    """An activation ended as it should."""
+    return replace(slots, open=slots.open - 1, refusals=0, not_before=0.0)
+
+
+def refused(slots: Slots, now: float) -> Slots:
+    """An activation broke off, or was refused; those that end together count once."""
+    if now < slots.not_before:
+        return replace(slots, open=slots.open - 1)
+    pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(slots.refusals, 16))
+    return replace(slots, open=slots.open - 1, refusals=slots.refusals + 1, not_before=now + pause)

@@ -1,0 +1,228 @@
+"""Everything scales from zero and back, and a loop notices nothing but time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from services.local import nats_server
+from tests.gateway.wire import PROTOBUF, Wire, connect, datum
+from tests.stack import ROOT, Stack, running_stack
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+SERVICES = ("train", "sample", "checkpoint", "data", "reward")
+IDLE = ["--idle", "2"]
+
+
+@pytest.fixture(scope="module")
+def sleepy(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack whose services soon go to sleep."""
+    with running_stack(tiny_model_dir, tmp_path_factory.mktemp("sleepy") / "data", IDLE) as stack:
+        yield stack
+
+
+@pytest.fixture
+def wire(sleepy: Stack) -> Iterator[Wire]:
+    with connect(sleepy.url, sleepy.base_model) as opened:
+        yield opened
+
+
+def until_asleep(stack: Stack, *services: str) -> None:
+    for service in services or SERVICES:
+        stack.until(service, "zero")
+        assert stack.row(service)["pid"] is None
+
+
+def sample_body(sampler: str, number: int, tokens: int = 1, count: int = 1) -> dict[str, Any]:
+    return {
+        "sampling_session_id": sampler,
+        "seq_id": number,
+        "num_samples": count,
+        "prompt": {"chunks": [{"type": "encoded_text", "tokens": [5]}]},
+        "sampling_params": {"max_tokens": tokens, "seed": 1},
+    }
+
+
+def sampled(wire: Wire, request_id: str) -> None:
+    assert wire.result(request_id).headers["content-type"] == PROTOBUF
+
+
+def test_a_stack_begins_with_no_model_loaded_and_knows_its_models(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    with running_stack(tiny_model_dir, tmp_path / "data", ["--cold"]) as stack:
+        assert {row["service"] for row in stack.rows() if row["pid"]} == {
+            "supervisor",
+            "nats",
+            "gateway",
+            "dispatcher",
+        }
+        found = httpx.get(f"{stack.url}/api/v1/get_server_capabilities", trust_env=False).json()
+        assert [model["max_context_length"] for model in found["supported_models"]] == [512]
+        with connect(stack.url, stack.base_model) as wire:
+            wire.run().goes_on()  # a cold start takes as long as it takes
+
+
+def test_a_run_goes_on_after_its_trainer_has_gone_to_zero(sleepy: Stack, wire: Wire) -> None:
+    run, sampler = wire.run(), wire.sampler()
+    for number in range(3):
+        run.goes_on()
+        sampled(wire, wire.ok("/asample", sample_body(sampler, number))["request_id"])
+        until_asleep(sleepy)
+    assert not [p for p in psutil.Process(sleepy.pid).children(recursive=True) if p.name() == "train.app"]
+    run.goes_on()
+
+
+def test_connections_to_a_sleeping_service_wait_and_are_answered(sleepy: Stack) -> None:
+    until_asleep(sleepy, "checkpoint")
+    url = f"{sleepy.row('checkpoint')['url']}/api/v1/training_runs"
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: httpx.get(url, trust_env=False, timeout=60).status_code, range(16)))
+    assert answers == [200] * 16
+
+
+def test_no_request_is_refused_while_a_service_falls_asleep_again_and_again(sleepy: Stack) -> None:
+    url = f"{sleepy.row('checkpoint')['url']}/api/v1/training_runs"
+    for pause in (1.9, 2.0, 2.05, 2.1, 2.15, 2.2, 2.3):  # about when it ends
+        assert httpx.get(url, trust_env=False, timeout=60).status_code == 200
+        time.sleep(pause)
+    assert httpx.get(url, trust_env=False, timeout=60).status_code == 200
+
+
+def test_work_keeps_a_service_awake_though_nobody_asks_over_http(sleepy: Stack, wire: Wire) -> None:
+    sampler = wire.sampler()
+    future = wire.ok("/asample", sample_body(sampler, 0, tokens=500, count=128))["request_id"]
+    pid = sleepy.until("sample", "ready")
+    assert sleepy.row("sample")["activations"] == 1
+    sampled(wire, future)
+    assert sleepy.row("sample")["pid"] == pid
+    until_asleep(sleepy, "sample")
+
+
+def test_a_service_that_is_told_to_end_finishes_what_it_has_in_hand(sleepy: Stack, wire: Wire) -> None:
+    run = wire.run()
+    pid = sleepy.until("train", "ready")
+    futures = [run.post_batch(run.batch(run.number(), datum())).json()["request_id"] for _ in range(20)]
+    os.kill(pid, signal.SIGTERM)
+    for future in futures:
+        assert wire.result(future).headers["content-type"] == PROTOBUF
+    sampler = wire.sampler()
+    futures = [wire.ok("/asample", sample_body(sampler, n, 50))["request_id"] for n in range(20)]
+    os.kill(sleepy.until("sample", "ready"), signal.SIGTERM)
+    for future in futures:
+        sampled(wire, future)
+
+
+def test_two_dispatchers_change_nothing(sleepy: Stack, wire: Wire) -> None:
+    environment = psutil.Process(sleepy.until("dispatcher", "ready")).environ()
+    environment.pop("REKINDLE_NOTIFY_FD")
+    other = subprocess.Popen(
+        [sys.executable, "-m", "events.dispatcher"], env=environment, stderr=subprocess.PIPE
+    )
+    try:
+        run, sampler = wire.run(), wire.sampler()
+        seen = 0
+        for number in range(40):
+            run.goes_on()
+            sampled(wire, wire.ok("/asample", sample_body(sampler, number))["request_id"])
+            seen = max(seen, sleepy.row("train")["activations"])
+            if seen == 2 and number > 5:
+                break
+        assert seen == 2, "both held an activation"
+        os.kill(sleepy.until("dispatcher", "ready"), signal.SIGKILL)
+        run.goes_on()
+    finally:
+        other.terminate()
+        _, said = other.communicate(timeout=30)
+    assert other.returncode == 0 and b"Traceback" not in said
+    until_asleep(sleepy)
+
+
+def test_a_dispatcher_that_dies_breaks_off_activations_and_work_goes_on(sleepy: Stack, wire: Wire) -> None:
+    sampler = wire.sampler()
+    future = wire.ok("/asample", sample_body(sampler, 0, tokens=500, count=64))["request_id"]
+    pid = sleepy.until("sample", "ready")
+    dispatcher = sleepy.until("dispatcher", "ready")
+    os.kill(dispatcher, signal.SIGKILL)
+    sampled(wire, future)
+    assert sleepy.row("sample")["pid"] == pid
+    sleepy.until("dispatcher", "ready", other_than=dispatcher)
+    until_asleep(sleepy, "sample")
+
+
+def test_while_a_service_starts_polls_say_so_and_if_it_cannot_the_future_fails_with_the_reason(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "models" / "broken"
+    broken.mkdir(parents=True)
+    for file in tiny_model_dir.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    whole = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(b"\xff" * 5000)
+    with running_stack(broken, tmp_path / "data") as stack, connect(stack.url, stack.base_model) as wire:
+        sampler, session = wire.sampler(), wire.session()
+        body = {"session_id": session, "model_seq_id": 0, "base_model": wire.base_model}
+        created = wire.ok("/create_model", body | {"lora_config": {"rank": 2, "seed": 1}})["request_id"]
+        sample = wire.ok("/asample", sample_body(sampler, 0))["request_id"]
+        with ThreadPoolExecutor(2) as pool:
+            failures = list(pool.map(wire.failure, [created, sample]))
+        for kind, failure in zip(("train", "sample"), failures, strict=True):
+            assert failure["category"] == "server"
+            assert failure["error"].startswith(f"{stack.row(kind)['name']} cannot start: it ended 5 times")
+            assert "SafetensorError" in failure["error"]
+            stack.until(kind, "failed")
+        (broken / "model.safetensors").write_bytes(whole)  # whoever asks again finds it mended
+        sampled(wire, wire.ok("/asample", sample_body(sampler, 1))["request_id"])
+        wire.run().goes_on()
+        assert wire.failure(sample)["error"] == failures[1]["error"]
+
+
+def test_a_poll_says_which_service_starts(tiny_model_dir: Path, tmp_path: Path) -> None:
+    environment = {"REKINDLE_POLL_SECONDS": "0.2"}
+    os.environ |= environment
+    try:
+        with (
+            running_stack(tiny_model_dir, tmp_path / "data", ["--cold"]) as stack,
+            connect(stack.url, stack.base_model) as wire,
+        ):
+            future = wire.ok("/asample", sample_body(wire.sampler(), 0))["request_id"]
+            said = set()
+            while (answer := wire.poll(future)).status_code == 408:
+                said.add((answer.json()["queue_state"], answer.json().get("queue_state_reason")))
+            assert ("paused_capacity", f"starting {stack.row('sample')['name']}") in said
+    finally:
+        for name in environment:
+            del os.environ[name]
+
+
+def test_facts_are_printed_as_they_pass(sleepy: Stack, wire: Wire) -> None:
+    command = [sys.executable, "-c", "import typer; from services.local.cli import events; typer.run(events)"]
+    run = wire.run()
+    options = ["--data-dir", str(sleepy.data_dir), "--run", run.id, "--type", "step.applied", "--json"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "sdk")])}
+    process = subprocess.Popen(
+        [*command, *options], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        with ThreadPoolExecutor(1) as pool:
+            line = pool.submit(process.stdout.readline)
+            while not line.done():  # it follows from some moment on
+                wire.run().goes_on()
+                run.goes_on()
+        fact = json.loads(line.result())
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    assert fact["specversion"] == "1.0" and fact["type"] == "dev.rekindle.step.applied"
+    assert fact["subject"] == run.id and fact["data"]["step"] >= 1
+    assert nats_server.address(sleepy.data_dir).token not in str(fact)
