@@ -19,8 +19,9 @@ from events.bus import Bus
 from events.failure import BusError
 from services.local import nats_server
 
-IN_HAND_SECONDS = 8.0
-"""How long it waits for a victim to have work in hand before it kills it all the same."""
+IN_HAND_SECONDS, BETWEEN_SECONDS = 4.0, 0.5
+"""How long at most it waits for a victim to have work in hand, and for one of which it cannot tell."""
+WORKERS = ("train", "sample", "reward", "data", "checkpoint")
 READY_SECONDS = 120.0
 
 
@@ -54,9 +55,8 @@ class Killer:
             await bus.close()
 
     async def _kill_one(self, bus: Bus, stop: asyncio.Event) -> None:
-        kind = self._next_kind()
-        if (pid := await self._ready(kind, stop)) is None:
-            return
+        if (kind := self._next_kind()) is None or (pid := self._pid(kind)) is None:
+            return await asyncio.sleep(0.02)
         in_hand = await self._wait_for_work(bus, kind, stop)
         if stop.is_set() or self._pid(kind) != pid:
             return
@@ -65,13 +65,17 @@ class Killer:
         if await self._ready(kind, stop, other_than=pid) is not None:
             self.kills.append(Kill(kind, in_hand, time.monotonic() - begun))
 
-    def _next_kind(self) -> str:
-        counts = {kind: sum(kill.kind == kind for kill in self.kills) for kind in self.kinds}
+    def _next_kind(self) -> str | None:
+        """One of those that were killed least often, of what runs now."""
+        running = [kind for kind in self.kinds if self._pid(kind) is not None]
+        if not running:
+            return None
+        counts = {kind: sum(kill.kind == kind for kill in self.kills) for kind in running}
         fewest = min(counts.values())
         return self.rng.choice([kind for kind, count in counts.items() if count <= fewest + 1])
 
-    async def _ready(self, kind: str, stop: asyncio.Event, other_than: int | None = None) -> int | None:
-        """The ready process of a kind, None when the loop ends first or it is at zero with nothing to do."""
+    async def _ready(self, kind: str, stop: asyncio.Event, other_than: int) -> int | None:
+        """The next ready process of a kind, None when the loop ends first."""
         deadline = time.monotonic() + READY_SECONDS
         while not stop.is_set() and time.monotonic() < deadline:
             pid = self._pid(kind)
@@ -87,7 +91,8 @@ class Killer:
 
     async def _wait_for_work(self, bus: Bus, kind: str, stop: asyncio.Event) -> bool:
         """Whether the victim had work in hand when this returned."""
-        deadline = time.monotonic() + self.rng.uniform(0, IN_HAND_SECONDS)
+        most = IN_HAND_SECONDS if kind in WORKERS else BETWEEN_SECONDS
+        deadline = time.monotonic() + self.rng.uniform(0, most)
         while not stop.is_set() and time.monotonic() < deadline:
             with contextlib.suppress(BusError, Exception):
                 if await self._in_hand(bus, kind):

@@ -30,11 +30,20 @@ class Trace:
     losses: list[float] = field(default_factory=list)
     adapter: str = ""
     """sha256 of the exported weights."""
-    run_id: str = ""
 
 
-def run_loop(url: str, base_model: str, steps: int, out: Path, after_step: Callable[[int], None]) -> Trace:
-    """Train `steps` steps; `after_step` is called with the number of each that has ended."""
+def run_loop(
+    url: str,
+    base_model: str,
+    steps: int,
+    out: Path,
+    after_step: Callable[[int], None],
+    at_end: Callable[[str], None],
+) -> Trace:
+    """Train `steps` steps.
+
+    `after_step` is called with the number of each that has ended, `at_end` with the run's id before its session is.
+    """
     trace = Trace()
     with (
         tinker.ServiceClient(base_url=url, api_key=API_KEY) as service,
@@ -56,7 +65,7 @@ def run_loop(url: str, base_model: str, steps: int, out: Path, after_step: Calla
                 kept = saved
             after_step(step)
         download_adapter("tinker", training, url, API_KEY, out)
-        trace.run_id = training.get_info().model_id
+        at_end(training.get_info().model_id)
     trace.adapter = hashlib.sha256((out / "adapter_model.safetensors").read_bytes()).hexdigest()
     return trace
 

@@ -14,6 +14,7 @@ import statistics
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,8 +28,10 @@ from tests.chaos.rl_loop import Trace, run_loop
 from tests.stack import Stack, running_stack
 from tests.tiny_model import make_tiny_model
 
-KINDS = ("train", "sample", "reward", "data", "checkpoint", "gateway", "nats")
+KINDS = ("train", "sample", "reward", "data", "checkpoint", "gateway", "dispatcher", "nats")
 TENANT = "local"
+RELEASE_SECONDS = 30.0
+"""What becomes of a session may wait for processes that were killed last."""
 QUEUES = ("SAMPLE", "REWARD", "DATA", "CHECKPOINT")
 
 
@@ -46,8 +49,11 @@ class Trial:
 def try_loop(model: Path, folder: Path, *, steps: int, kills: int, seed: int) -> Trial:
     """Run both loops; the one under fire gets at least `kills` if its steps last long enough."""
     with deterministic_stack(model, folder / "calm") as stack:
-        calm = run_loop(stack.url, stack.base_model, steps, folder / "calm-adapter", lambda _: None)
+        calm = run_loop(
+            stack.url, stack.base_model, steps, folder / "calm-adapter", lambda _: None, lambda _: None
+        )
     with deterministic_stack(model, folder / "hurt") as stack:
+        findings: list[str] = []
         killer = Killer(stack.data_dir, stack.base_model, KINDS, random.Random(seed))
         with killing(killer, kills):
             hurt = run_loop(
@@ -56,8 +62,9 @@ def try_loop(model: Path, folder: Path, *, steps: int, kills: int, seed: int) ->
                 steps,
                 folder / "hurt-adapter",
                 lambda step: say(f"step {step}: {len(killer.kills)} killed"),
+                lambda run_id: findings.extend(asyncio.run(audit(stack, run_id))),
             )
-        findings = compare(calm, hurt) + asyncio.run(left_behind(stack, hurt))
+        findings += compare(calm, hurt) + asyncio.run(left_behind(stack))
     return Trial(calm, hurt, killer.kills, findings)
 
 
@@ -109,22 +116,42 @@ def compare(calm: Trace, hurt: Trace) -> list[str]:
     return found
 
 
-async def left_behind(stack: Stack, trace: Trace) -> list[str]:
-    """What should not be there after a loop."""
-    found = []
+async def audit(stack: Stack, run_id: str) -> list[str]:
+    """Whether every operation of the run has one terminal record."""
     bus = await Bus.connect(nats_server.address(stack.data_dir).url, name="auditor")
-    stream, root = names.run_stream(stack.base_model), names.run_root(stack.base_model, TENANT, trace.run_id)
+    stream, root = names.run_stream(stack.base_model), names.run_root(stack.base_model, TENANT, run_id)
     info = await bus.js.stream_info(stream, subjects_filter=f"{root}.result.*")
+    await bus.close()
     counts = {int(s.rpartition(".")[2]): n for s, n in (info.state.subjects or {}).items()}
+    found = []
     if doubled := {number: count for number, count in counts.items() if count != 1}:
         found.append(f"results written more than once: {doubled}")
     if missing := set(range(max(counts) + 1)) - counts.keys():
         found.append(f"operations without a result: {sorted(missing)}")
+    return found
+
+
+async def left_behind(stack: Stack) -> list[str]:
+    """What is there though the session has ended for so long that nothing should be."""
+    bus = await Bus.connect(nats_server.address(stack.data_dir).url, name="auditor")
+    deadline = time.monotonic() + RELEASE_SECONDS
+    while (found := await _left(stack, bus)) and time.monotonic() < deadline:  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0.2)
+    await bus.close()
+    return found
+
+
+async def _left(stack: Stack, bus: Bus) -> list[str]:
+    found = []
     for queue in QUEUES:
         subjects = [s for s in await bus.subjects(queue, ">") if not s.startswith("later.")]
         if subjects:
             found.append(f"{queue} still holds {subjects[:3]}")
-    await bus.close()
+    root = f"{names.run_base(stack.base_model)}.>"
+    if left := [
+        s for s in await bus.subjects(names.run_stream(stack.base_model), root) if ".checkpoint." not in s
+    ]:
+        found.append(f"the run's log still holds {left[:3]}")
     if aside := [path.name for path in (stack.data_dir / "blobs" / "aside").iterdir()]:
         found.append(f"left aside: {aside[:3]}")
     return found
