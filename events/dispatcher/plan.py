@@ -38,7 +38,7 @@ class Slots:
 
 def wanted(scale: Scale, backlog: float) -> int:
     """Activations that the backlog asks for."""
-    return min(scale.most, math.ceil(backlog / scale.capacity)) if backlog > 0 else 0
+    return min(scale.most, max(1, math.ceil(backlog / scale.capacity))) if backlog > 0 else 0
 
 
 def to_open(scale: Scale, slots: Slots, now: float) -> int:

@@ -18,6 +18,8 @@ from services.train.snapshots import Snapshots
 
 log = structlog.get_logger(__name__)
 
+NO_TRAINER = ""
+"""Replica of a lease that was taken only to write: nobody has died over the run."""
 LOOK_AGAIN_SECONDS = 1.0
 """After which a run that somebody else holds is looked at again."""
 
@@ -70,9 +72,9 @@ class Holding:
             return Lease(epoch=0, holder="")
         lease, _ = standing
         head = await read_head(self.bus, stream, run.root)
-        if (head.released and head.epoch == lease.epoch) or lease.replica == self.replica:
+        if (head.released and head.epoch == lease.epoch) or lease.replica in (self.replica, NO_TRAINER):
             return lease
-        if lease.replica and await liveness.lives(self.bus, lease.replica):
+        if await liveness.lives(self.bus, lease.replica):
             return None
         found = await self.bus.subjects(stream, f"{run.root}.result.*")
         run.resolve(int(subject.rpartition(".")[2]) for subject in found)
