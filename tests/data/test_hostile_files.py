@@ -344,7 +344,7 @@ async def test_a_mistake_of_ours_is_not_called_the_senders(tmp_path: Path) -> No
         derivation=Dedupe(op="dedupe"),
         folders=(tmp_path / "version",),
     )
-    with pytest.raises(ServerError, match="FileNotFoundError"):
+    with pytest.raises(ServerError, match="the reader of the file ended with code 1; the log says more"):
         await jail.run(missing)
 
 
