@@ -136,9 +136,9 @@ def test_two_dispatchers_change_nothing(sleepy: Stack, wire: Wire) -> None:
             run.goes_on()
             sampled(wire, wire.ok("/asample", sample_body(sampler, number))["request_id"])
             seen = max(seen, sleepy.row("train")["activations"])
-            if seen == 2 and number > 5:
+            if seen >= 2 and number > 5:
                 break
-        assert seen == 2, "both held an activation"
+        assert seen >= 2, "both held an activation"
         os.kill(sleepy.until("dispatcher", "ready"), signal.SIGKILL)
         run.goes_on()
     finally:
