@@ -89,6 +89,8 @@ def children(options: StackOptions) -> list[Child]:
             engine = {"REKINDLE_ENGINE": options.engine} if service == "sample" else {}
             child = _service(options, service, f"{service}-{index}", variables | engine)
             child.base_model, child.name = choice.name, names.service_name(service, choice.name)
+            if service == "sample" and options.engine == "vllm":
+                child.parent = None  # it starts processes of its own, which import its main module
             found.append(child)
     found.append(_service(options, "checkpoint", "checkpoint", {}))
     found.append(_service(options, "data", "data", {}))
