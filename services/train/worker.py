@@ -146,6 +146,7 @@ class TrainWorker:
             if self._activity.open:
                 await self._release_gaps()
                 await self._take_snapshots()
+                await self._make_room()
                 if any(run.has_work(_now()) for run in self._runs.values()):
                     return
             with contextlib.suppress(TimeoutError):
@@ -180,7 +181,6 @@ class TrainWorker:
         await train_together(jobs, self._run_passes, self._record)
         if any(run.suspect is not None for run in self._runs.values()):
             await self._settle(self._runs.values())
-        await self._make_room()
 
     @contextlib.contextmanager
     def _keeping(self, run: HeldRun) -> Iterator[None]:
