@@ -1,10 +1,18 @@
-"""Small random models and an engine, for the tests of the trainer."""
+"""Small random models, an engine and a training service in small, for the tests of the trainer."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from events.blobs import FolderBlobs
+from events.bus import Bus
 from services.model.base import BaseModel, load_base
 from services.train.engine import TrainEngine
+from tests.events.nats_process import NatsProcess
 from tests.model.random_models import save_random_model
+from tests.train.worker_lab import Lab
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +28,23 @@ def untied(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
 @pytest.fixture
 def engine(base: BaseModel) -> TrainEngine:
     return TrainEngine(base)
+
+
+@pytest.fixture(scope="module")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProcess]:
+    server = NatsProcess(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def lab(nats: NatsProcess, tmp_path: Path, engine: TrainEngine) -> AsyncIterator[Lab]:
+    bus = await Bus.connect(nats.url, name="client")
+    await bus.ensure_shared_streams()
+    lab = Lab(nats.url, bus, FolderBlobs(tmp_path / "blobs"), engine)
+    await bus.ensure_run_stream(lab.base)
+    await lab.futures.start()
+    with capture_logs():
+        yield lab
+    await bus.close()

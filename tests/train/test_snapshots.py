@@ -2,47 +2,24 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from events import catalog, liveness, names
-from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.envelope import CloudEvent
 from events.lease import Head, read_head, read_lease
 from events.records import RunRecord
 from services.model.base import load_base
 from services.train.engine import TrainEngine
-from tests.events.nats_process import NatsProcess
 from tests.train.train_data import batch
 from tests.train.worker_lab import TENANT, Lab, assert_same
 
 AT_ONCE = {"snapshot_seconds": 0.0}
 NEVER = {"snapshot_seconds": 1e6}
-
-
-@pytest.fixture(scope="module")
-def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProcess]:
-    server = NatsProcess(tmp_path_factory.mktemp("nats"))
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-async def lab(nats: NatsProcess, tmp_path: Path, engine: TrainEngine) -> AsyncIterator[Lab]:
-    bus = await Bus.connect(nats.url, name="client")
-    await bus.ensure_shared_streams()
-    lab = Lab(nats.url, bus, FolderBlobs(tmp_path / "blobs"), engine)
-    await bus.ensure_run_stream(lab.base)
-    await lab.futures.start()
-    with capture_logs():
-        yield lab
-    await bus.close()
 
 
 def root_of(lab: Lab, run: RunRecord) -> str:
@@ -338,15 +315,7 @@ async def test_a_command_that_ends_its_trainer_each_time_fails_alone(
     await lab.train(deadly, 1, poison)
     await lab.step(deadly, 2)
     await lab.lesson(neighbour, 1, 2)
-    run_passes = lab.engine.run_passes
     died = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def fatal(work: Any) -> Any:
-        if any(len(one.data) == 3 for one in work):
-            loop.call_soon_threadsafe(died.set)
-            raise SystemExit("the process is gone")
-        return run_passes(work)
 
     async def die_in_it(worker: Any) -> None:
         async def run_passes_of(work: Any) -> Any:
