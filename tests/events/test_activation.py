@@ -120,6 +120,7 @@ async def test_a_replica_that_drains_finishes_and_answers_and_refuses_new_ones(r
         (message(kind="train")[0], message()[1], "type"),
         ({"content-type": "application/cloudevents+json"}, b"{", "body"),
     ],
+    ids=["nothing", "no event", "no object", "no deadline", "no time", "another service", "broken"],
 )
 async def test_what_is_no_activation_is_refused_with_the_reason(
     replica: Replica, headers: dict[str, str], body: bytes, field: str
