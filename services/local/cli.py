@@ -49,6 +49,13 @@ def up(
     idle: Annotated[
         float, typer.Option(min=0, help="Seconds after which a service that nobody needs ends; 0 = never.")
     ] = 60.0,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Weights and tokens bit for bit the same however often processes die; slower, torch engine only.",
+        ),
+    ] = False,
     cold: Annotated[
         bool, typer.Option("--cold", help="Keep no process ready to become a service: start each anew.")
     ] = False,
@@ -61,6 +68,11 @@ def up(
         )
     if any(not key.startswith("tml-") or len(key) < 8 for key in keys):
         raise typer.BadParameter("keys start with tml- and have 8 characters or more", param_hint="--api-key")
+    if deterministic and engine != "torch":
+        raise typer.BadParameter(
+            f"the {engine} engine cannot promise it; leave it out or use --engine torch",
+            param_hint="--deterministic",
+        )
     if engine == "vllm" and find_spec("vllm") is None:
         raise typer.BadParameter("vllm is not installed in this environment", param_hint="--engine")
     try:
@@ -83,6 +95,7 @@ def up(
                 engine,
                 idle_seconds=idle,
                 warm=not cold,
+                deterministic=deterministic,
             )
             shown = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
             asyncio.run(_run(options, f"http://{shown}:{bound}"))

@@ -69,6 +69,8 @@ class StackOptions:
     """After how long a service that nobody asks for ends; 0 = never."""
     warm: bool = True
     """Keep processes that have imported what services import, so that these start soon."""
+    deterministic: bool = False
+    """Weights and tokens depend on what was asked alone, bit for bit; the torch engine alone can."""
 
 
 def nats_child(options: StackOptions) -> Child | None:
@@ -84,6 +86,8 @@ def children(options: StackOptions) -> list[Child]:
     found: list[Child] = _warm_parents(options) if options.warm else []
     for index, choice in enumerate(options.base_models):
         variables = {"REKINDLE_BASE_NAME": choice.name, "REKINDLE_BASE_SOURCE": choice.source}
+        if options.deterministic:
+            variables["REKINDLE_DETERMINISTIC"] = "true"
         found.append(_register(options, f"register-{index}", choice.name, variables))
         for service in ("train", "sample"):
             engine = {"REKINDLE_ENGINE": options.engine} if service == "sample" else {}

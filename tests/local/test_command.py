@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from rekindle.cli import build
+from services.local.stack import BaseModelChoice, StackOptions, children, listen
 from tests.stack import Stack
 
 STAYING = ["dispatcher", "gateway", "nats", "supervisor"]
@@ -95,6 +96,7 @@ def test_a_port_in_use_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
         (["--base-model", "x/y", "--host", "::"], "needs at least one --api-key"),
         (["--base-model", "x/y", "--api-key", "secret"], "keys start with tml-"),
         (["--base-model", "x/y", "--port", "70000"], "65535"),
+        (["--base-model", "x/y", "--engine", "vllm", "--deterministic"], "use --engine torch"),
         ([], "--base-model"),
     ],
 )
@@ -103,6 +105,19 @@ def test_bad_options_are_refused_with_the_reason(tmp_path: Path, arguments: list
     assert result.exit_code == 2
     assert reason in said(result)
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_deterministic_reaches_those_who_compute_and_nobody_else(tmp_path: Path, deterministic: bool) -> None:
+    with listen("127.0.0.1", 0) as held:
+        choices = [BaseModelChoice("tiny", "x/y")]
+        options = StackOptions(choices, tmp_path, "127.0.0.1", held, deterministic=deterministic)
+        found = children(options)
+        told = {child.service for child in found if "REKINDLE_DETERMINISTIC" in child.environment}
+        for child in found:
+            if child.listening is not None and child.listening is not held:
+                child.listening.close()
+    assert told == ({"register", "train", "sample"} if deterministic else set())
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
