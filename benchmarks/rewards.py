@@ -94,7 +94,7 @@ async def measure(pool: Pool, task: Task) -> float:
     for _ in range(ROUNDS + 1):
         begin = time.perf_counter()
         for _ in range(SHARDS):
-            scores = await pool.score(spec, items, columns)
+            scores = await pool.score("local", spec, items, columns)
             assert not any(score.excluded for score in scores), scores
         speeds.append(SHARDS * len(items) / (time.perf_counter() - begin))
     return statistics.median(speeds[1:])

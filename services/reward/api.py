@@ -12,7 +12,7 @@ from events.shards import WHOLE, AnotherRequest, digest_of
 from rekindle.types import InvalidField
 from rekindle.types.requests import UntypedFuture
 from rekindle.types.rewards import GraderInfo, GradersResponse, ScoreRequest
-from services.reward import graders
+from services.reward import graders, versions
 from services.reward.commands import SHARDING, cut
 
 router = APIRouter(tags=["rewards"])
@@ -38,10 +38,10 @@ async def list_graders() -> Answer:
     found = [
         GraderInfo(
             type=type_,
-            version=graders.release(type_),
-            params=graders.params_of(type_).model_json_schema(mode="validation"),
+            version=versions.release(type_),
+            params=versions.params_of(type_).model_json_schema(mode="validation"),
         )
-        for type_ in graders.SPECS
+        for type_ in versions.SPECS
     ]
     return GradersResponse(graders=tuple(found)).model_dump(mode="json")
 

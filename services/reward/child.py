@@ -2,7 +2,7 @@
 
 Lines of JSON on two pipes of its own, standard input and output as they were at its start; graders see an empty
 standard input, and what they print goes to standard error. A shard is `{"spec", "columns", "items"}`, an item
-`[prompt, completion, columns, lost]`. The answers: `{"ready", "reason"}` when the grader is loaded or cannot be,
+`[prompt, completion, columns]`. The answers: `{"ready", "reason"}` when the grader is loaded or cannot be,
 `{"phase"}` whenever the rollout's code begins or ends, and `{"outcome", "value", "reason", "seconds"}` for each
 item in turn.
 
@@ -24,9 +24,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, BinaryIO
 
-from rekindle.types.rewards import MAX_REASON
 from services.reward import graders
 from services.reward.graders.base import Item, Judge, Phase
+from services.reward.runner import cut
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +60,12 @@ def main(memory_bytes: int, parent: int, modules: list[str]) -> None:
             judge, seconds = load(shard["spec"])
         except Exception as error:
             log.warning("a grader cannot be loaded", exc_info=error)
-            say({"ready": False, "reason": _clean(f"{type(error).__name__}: {error}")})
+            say({"ready": False, "reason": cut(f"{type(error).__name__}: {error}")})
             continue
         say({"ready": True})
-        for prompt, completion, columns, lost in shard["items"]:
+        for prompt, completion, columns in shard["items"]:
             _limit_processor_time(seconds)
-            item = Item(prompt, completion, {**shard["columns"], **columns}, dict(lost))
+            item = Item(prompt, completion, {**shard["columns"], **columns})
             begin = time.perf_counter()
             outcome = _outcome(judge, item)
             say({**outcome, "seconds": time.perf_counter() - begin})
@@ -80,18 +80,12 @@ def _outcome(judge: Judge, item: Item) -> dict[str, Any]:
     except MemoryError:
         raise  # a fresh process has more
     except TimeoutError as error:
-        return {"outcome": "timeout", "value": None, "reason": _clean(str(error))}
+        return {"outcome": "timeout", "value": None, "reason": cut(str(error))}
     except Exception as error:
         log.debug("a grader failed", exc_info=error)
-        return {"outcome": "error", "value": None, "reason": _clean(f"{type(error).__name__}: {error}")}
+        return {"outcome": "error", "value": None, "reason": cut(f"{type(error).__name__}: {error}")}
     outcome = "scored" if graded.valid else "invalid"
-    return {"outcome": outcome, "value": graded.value, "reason": graded.reason and _clean(graded.reason)}
-
-
-def _clean(reason: str) -> str:
-    """Short, and text that can be stored: errors quote what they met."""
-    text = reason.encode(errors="replace").decode()
-    return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 3]}..."
+    return {"outcome": outcome, "value": graded.value, "reason": graded.reason and cut(graded.reason)}
 
 
 def _channel() -> tuple[BinaryIO, Say]:

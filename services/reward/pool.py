@@ -1,14 +1,15 @@
-"""Processes that grade, and the clock over them.
+"""Processes that grade, and the clock over them: the runner of the graders that are ours.
 
-`score` gives a shard to one process and follows it item by item. A process that is silent for longer than an item
+`score` gives items to processes and follows each item by item. A process that is silent for longer than an item
 may take is killed and replaced, as is one that died; the items behind go on in another. What happened decides
 what becomes of the item at hand:
 
 - while the rollout's own code ran, it is `invalid`: the rollout passed a limit;
 - while the grader's code ran, it is a `timeout` or an `error`.
 
-Errors and timeouts are tried again, `ATTEMPTS` times in all, those that cost a process in a fresh one; `scored` and
-`invalid` are final. A call that is cancelled leaves no process at its work. It does not know where shards come from.
+Errors and timeouts are tried again after a while, those that cost a process in a fresh one. A few items go to a
+process at a time, so that one slow item holds up few others. A call that is cancelled leaves no process at its work.
+It does not know where items come from.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from typing import Any
 from rekindle.types import rewards
 from rekindle.types.rewards import Score, ScoreItem
 from services.reward.process import Process
+from services.reward.runner import Verdict, pause
 from services.reward.shard import Shard
 
 LOAD_SECONDS = 60.0
@@ -26,10 +28,12 @@ LOAD_SECONDS = 60.0
 GRACE = 1.0
 """Seconds beyond an item's limit: a grader that keeps its own time may say so itself."""
 MEMORY_BYTES = 2 * 2**30
+ITEMS_AT_ONCE = 8
+"""Items that one process is given at a time."""
 
 
 class Pool:
-    """`async with Pool(size) as pool: scores = await pool.score(grader, items)`, from any number of tasks."""
+    """`async with Pool(size) as pool: scores = await pool.score(tenant, grader, items, {})`, from any tasks."""
 
     def __init__(self, size: int, *, memory_bytes: int = MEMORY_BYTES, modules: Sequence[str] = ()) -> None:
         """`modules` are imported by the processes at their start, to register graders."""
@@ -53,16 +57,26 @@ class Pool:
         return process
 
     async def score(
-        self, spec: rewards.Grader, items: Sequence[ScoreItem], columns: dict[str, Any] | None = None
+        self, tenant: str, spec: rewards.Single, items: Sequence[ScoreItem], columns: dict[str, Any]
     ) -> list[Score]:
         """One final score for each item, in their order; `columns` are shared by all.
 
         Raises OSError if no process can be started.
         """
-        shard = Shard(spec, items, columns or {})
+        shards = [
+            Shard(spec, items[start : start + ITEMS_AT_ONCE], columns)
+            for start in range(0, len(items), ITEMS_AT_ONCE)
+        ]
+        async with asyncio.TaskGroup() as group:
+            for shard in shards:
+                group.create_task(self._settle(shard))
+        return [score for shard in shards for score in shard.in_order()]
+
+    async def _settle(self, shard: Shard) -> None:
         while indices := shard.unsettled():
+            if failures := shard.failures(indices[0]):
+                await asyncio.sleep(pause(failures))
             await self._work(shard, indices)
-        return shard.in_order()
 
     async def _work(self, shard: Shard, indices: list[int]) -> None:
         """Have one process do what it can; another takes its place if it is lost or this is cancelled."""
@@ -89,7 +103,8 @@ async def _follow(process: Process, shard: Shard, indices: list[int]) -> bool:
         reason = await process.last_words() if answer is None else answer["reason"]
         for index in indices:
             shard.begin(index)
-            shard.settle(index, "timeout" if process.overran else "error", None, f"loading: {reason}", 0.0)
+            verdict = Verdict("timeout" if process.overran else "error", None, f"loading: {reason}")
+            shard.settle(index, verdict, 0.0)
         return answer is not None
     for index in indices:
         shard.begin(index)
@@ -100,5 +115,6 @@ async def _follow(process: Process, shard: Shard, indices: list[int]) -> bool:
             reason = overran if process.overran else await process.last_words()
             shard.broken(index, reason, overran=process.overran, seconds=process.silence)
             return False
-        shard.settle(index, answer["outcome"], answer["value"], answer["reason"], answer["seconds"])
+        verdict = Verdict(answer["outcome"], answer["value"], answer["reason"])
+        shard.settle(index, verdict, answer["seconds"])
     return True

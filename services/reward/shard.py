@@ -1,95 +1,85 @@
-"""The items of one call on their way to a final score: pure bookkeeping, no process and no clock.
+"""Some items of one grader on their way to a final score: pure bookkeeping, no process and no clock.
 
-An item is settled by `scored` or `invalid`, or by its third error or timeout. In a combination, a component whose
-run of the rollout's code cost a process is noted and the item goes on without running that component again.
+An item is settled by `scored` or `invalid`, or by its third error or timeout.
 """
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from rekindle.types import rewards
 from rekindle.types.rewards import Score, ScoreItem
-from services.reward import graders
+from services.reward import versions
 from services.reward.graders.base import Phase
-
-ATTEMPTS = 3
-"""How often an error or timeout is tried in all."""
+from services.reward.runner import ATTEMPTS, Verdict, as_score
 
 
 class Shard:
-    """Items of one grader, and what is known of each."""
+    """Items, and what is known of each."""
 
-    def __init__(self, spec: rewards.Grader, items: Sequence[ScoreItem], columns: dict[str, Any]) -> None:
+    def __init__(self, spec: rewards.Single, items: Sequence[ScoreItem], columns: dict[str, Any]) -> None:
         self.spec = spec
         self._items = items
         self._columns = columns
-        self._version = graders.version(spec)
+        self._version = versions.version(spec)
         self._scores: dict[int, Score] = {}
         self._attempts: Counter[int] = Counter()
         self._failures: Counter[int] = Counter()
-        self._lost: defaultdict[int, dict[int, str]] = defaultdict(dict)
         self._phase: Phase = "own"
-        self._component = -1
 
     def unsettled(self) -> list[int]:
-        return [index for index in range(len(self._items)) if index not in self._scores]
+        """Those that have failed the fewest times; the others wait until these are settled or have failed too."""
+        left = [index for index in range(len(self._items)) if index not in self._scores]
+        fewest = min((self._failures[index] for index in left), default=0)
+        return [index for index in left if self._failures[index] == fewest]
+
+    def failures(self, index: int) -> int:
+        """How often an item has failed."""
+        return self._failures[index]
 
     def in_order(self) -> list[Score]:
         return [self._scores[index] for index in range(len(self._items))]
 
     def request(self, indices: Sequence[int]) -> bytes:
         """The line that asks a process for these items."""
-        items = [(self._items[index], list(self._lost[index].items())) for index in indices]
+        items = [self._items[index] for index in indices]
         shard = {
             "spec": self.spec.model_dump_json(),
             "columns": self._columns,
-            "items": [[item.prompt, item.completion, item.columns, lost] for item, lost in items],
+            "items": [[item.prompt, item.completion, item.columns] for item in items],
         }
         return json.dumps(shard).encode() + b"\n"
 
     def begin(self, index: int) -> None:
         """A process begins an item, with the grader's own code."""
         self._attempts[index] += 1
-        self._phase, self._component = "own", -1
+        self._phase = "own"
 
     def mark(self, phase: Phase) -> None:
-        """Whose code runs from now on. A combination says "own" at the start of each component."""
+        """Whose code runs from now on."""
         self._phase = phase
-        if phase == "own":
-            self._component += 1
 
     @property
     def seconds(self) -> float:
-        """How long what runs now may take, by what the task says."""
-        if isinstance(self.spec, rewards.Weighted) and self._component >= 0:
-            return self.spec.params.graders[self._component].grader.params.seconds
+        """How long an item may take, by what the task says."""
         return self.spec.params.seconds
 
-    def settle(
-        self, index: int, outcome: rewards.Outcome, value: float | None, reason: str | None, seconds: float
-    ) -> None:
+    def settle(self, index: int, verdict: Verdict, seconds: float) -> None:
         """Note what became of an attempt; what may be tried again stays unsettled."""
-        if outcome in ("error", "timeout"):
+        if not verdict.final:
             self._failures[index] += 1
             if self._failures[index] < ATTEMPTS:
                 return
-        self._scores[index] = Score(
-            outcome=outcome,
-            value=value,
-            reason=reason or (None if outcome == "scored" else "no reason was given"),
-            grader_version=self._version,
-            seconds=seconds,
-            attempts=max(1, self._attempts[index]),
-        )
+        attempts = max(1, self._attempts[index])
+        self._scores[index] = as_score(verdict, self._version, seconds, attempts)
 
     def broken(self, index: int, reason: str, *, overran: bool, seconds: float) -> None:
         """The process was lost over an item: whose code ran decides whose fault it is."""
         if self._phase == "own":
-            self.settle(index, "timeout" if overran else "error", None, f"the grader {reason}", seconds)
-        elif isinstance(self.spec, rewards.Weighted):
-            self._lost[index][self._component] = f"the rollout's code {reason}"
+            self.settle(
+                index, Verdict("timeout" if overran else "error", None, f"the grader {reason}"), seconds
+            )
         else:
-            reason = f"the rollout's code {reason}"
-            self.settle(index, "invalid", self.spec.invalid_value, reason, seconds)
+            value = getattr(self.spec, "invalid_value", None)
+            self.settle(index, Verdict("invalid", value, f"the rollout's code {reason}"), seconds)

@@ -1,4 +1,4 @@
-"""A shard of items becomes scores: from the queue into the pool and back.
+"""A shard of items becomes scores: from the queue to the scorer and back.
 
 Each shard is scored once its result is not there yet, told to the world as one fact, and joined with the
 others of its request. A shard that nobody could score, since it cost too many workers, is not a zero: its items
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from cloudevents.core.v1.event import CloudEvent
 from pydantic import TypeAdapter
 
-from events import blobs as claims
+from events import claims
 from events import catalog, facts, names
 from events.activity import Activity
 from events.blobs import Blobs
@@ -20,23 +20,23 @@ from events.shards import ShardResult
 from events.streams import RESULTS, REWARD
 from events.worker import MAX_FAILURES, Answer, Queue, QueueWorker
 from rekindle.types.rewards import CHECKED, MAX_REASON, Score, ScoreResponse
-from services.reward import graders
+from services.reward import versions
 from services.reward.commands import SHARDING, ScoreShard
-from services.reward.pool import Pool
+from services.reward.scorer import Scorer
 
 SCORES = TypeAdapter(list[Score])
 
 
 class RewardWorker:
-    """Feeds a pool from the queue of shards."""
+    """Feeds a scorer from the queue of shards."""
 
     def __init__(
-        self, bus: Bus, blobs: Blobs, pool: Pool, *, budget: int, activity: Activity | None = None
+        self, bus: Bus, blobs: Blobs, scorer: Scorer, *, budget: int, activity: Activity | None = None
     ) -> None:
         """`budget`: shards taken at once."""
         self._bus = bus
         self._blobs = blobs
-        self._pool = pool
+        self._scorer = scorer
         queue = Queue(
             stream=REWARD,
             consumer="reward",
@@ -55,7 +55,7 @@ class RewardWorker:
         if await self._bus.first(RESULTS, _result_subject(event)) is not None:
             return None
         shard = ScoreShard.model_validate_json(data, context=CHECKED)
-        scores = await self._pool.score(shard.grader, shard.items, shard.columns)
+        scores = await self._scorer.score(_tenant(event), shard.grader, shard.items, shard.columns)
         return Answer(SCORES.dump_json(scores), facts=[_fact(event, shard, scores)])
 
     async def _settled(self, event: CloudEvent) -> None:
@@ -64,7 +64,7 @@ class RewardWorker:
         def join(results: Sequence[ShardResult]) -> bytes:
             return whole(shard, results).model_dump_json().encode()
 
-        shard = ScoreShard.model_validate_json(await claims.check_out(self._blobs, event), context=CHECKED)
+        shard = ScoreShard.model_validate_json(await claims.data_of(self._blobs, event), context=CHECKED)
         await SHARDING.join(self._bus, self._blobs, _tenant(event), _request(event)[0], join)
 
 
@@ -84,7 +84,7 @@ def _failed(shard: ScoreShard, failure: Failure) -> Score:
         outcome="error",
         value=None,
         reason=failure.message[:MAX_REASON] or "the shard failed",
-        grader_version=graders.version(shard.grader),
+        grader_version=versions.version(shard.grader),
         seconds=0.0,
         attempts=MAX_FAILURES,
     )

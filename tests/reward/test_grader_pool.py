@@ -14,8 +14,10 @@ import pytest
 from rekindle.types import rewards
 from rekindle.types.rewards import ScoreItem
 from services.reward import pool as pools
-from services.reward.pool import Pool
-from services.reward.shard import ATTEMPTS
+from services.reward import runner
+from services.reward.pool import ITEMS_AT_ONCE, Pool
+from services.reward.runner import ATTEMPTS
+from services.reward.scorer import Scorer
 from tests.reward.broken_graders import Broken, BrokenParams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +28,7 @@ QUICK = Broken(params=BrokenParams(seconds=0.2), invalid_value=-1.0)
 @pytest.fixture(autouse=True)
 def little_grace(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pools, "GRACE", 0.3)
+    monkeypatch.setattr(runner, "BACKOFF", 0.01)
 
 
 def items(*completions: str) -> list[ScoreItem]:
@@ -34,7 +37,7 @@ def items(*completions: str) -> list[ScoreItem]:
 
 async def score(*completions: str, spec=QUICK, size: int = 1, **options):
     async with Pool(size, modules=MODULES, **options) as pool:
-        return await pool.score(spec, items(*completions))
+        return await pool.score("t", spec, items(*completions), {})
 
 
 async def test_scores_come_in_the_order_of_the_items():
@@ -81,8 +84,8 @@ async def test_a_grader_that_notices_its_own_overrun_is_a_timeout():
 
 async def test_a_parent_that_was_held_up_itself_blames_nobody():
     async with Pool(1, modules=MODULES) as pool:
-        await pool.score(QUICK, items("pass"))
-        call = asyncio.create_task(pool.score(QUICK, items("slow 0.05", "pass")))
+        await pool.score("t", QUICK, items("pass"), {})
+        call = asyncio.create_task(pool.score("t", QUICK, items("slow 0.05", "pass"), {}))
         for _ in range(20):
             await asyncio.sleep(0)  # the items are on their way
         hold_up(1.0)
@@ -146,7 +149,7 @@ async def test_a_grader_that_cannot_be_loaded_is_an_error_for_every_item():
 
 async def test_one_process_serves_many_calls_and_several_serve_them_at_once():
     async with Pool(2, modules=MODULES) as pool:
-        calls = [pool.score(Broken(), items("pid", "slow 0.2")) for _ in range(6)]
+        calls = [pool.score("t", Broken(), items("pid", "slow 0.2"), {}) for _ in range(6)]
         pids = {scores[0].value for scores in await asyncio.gather(*calls)}
         assert len(pids) == 2
         assert pids == {float(pid) for pid in pids_of(pool)}
@@ -154,24 +157,24 @@ async def test_one_process_serves_many_calls_and_several_serve_them_at_once():
 
 async def test_a_call_that_is_cancelled_leaves_no_process_at_its_work():
     async with Pool(1, modules=MODULES) as pool:
-        assert (await pool.score(QUICK, items("pass")))[0].value == 1.0
+        assert (await pool.score("t", QUICK, items("pass"), {}))[0].value == 1.0
         (pid,) = pids_of(pool)
-        call = asyncio.create_task(pool.score(Broken(), items("hang")))
+        call = asyncio.create_task(pool.score("t", Broken(), items("hang"), {}))
         await asyncio.sleep(0)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
         assert await gone(pid)
-        assert (await pool.score(QUICK, items("pass")))[0].value == 1.0
+        assert (await pool.score("t", QUICK, items("pass"), {}))[0].value == 1.0
 
 
 async def test_a_process_that_died_while_idle_costs_no_item_its_score():
     async with Pool(1, modules=MODULES) as pool:
-        await pool.score(QUICK, items("pass"))
+        await pool.score("t", QUICK, items("pass"), {})
         (pid,) = pids_of(pool)
         os.kill(pid, signal.SIGKILL)
         assert await gone(pid)
-        (one,) = await pool.score(QUICK, items("pass 7"))
+        (one,) = await pool.score("t", QUICK, items("pass 7"), {})
         assert one.value == 7.0
 
 
@@ -190,9 +193,9 @@ def test_no_process_outlives_a_parent_that_is_killed():
         "from tests.reward.test_grader_pool import MODULES, items, pids_of\n"
         "async def main():\n"
         "    async with Pool(2, modules=MODULES) as pool:\n"
-        "        await pool.score(Broken(), items('pass'))\n"
+        "        await pool.score('t', Broken(), items('pass'), {})\n"
         "        print(*pids_of(pool), flush=True)\n"
-        "        await pool.score(Broken(), items('hang'))\n"
+        "        await pool.score('t', Broken(), items('hang'), {})\n"
         "asyncio.run(main())\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}"}
@@ -210,26 +213,27 @@ def test_no_process_outlives_a_parent_that_is_killed():
     assert not alive
 
 
+async def test_a_slow_item_holds_up_few_others():
+    async with Pool(2, modules=MODULES) as pool:
+        await pool.score("t", Broken(), items("pass"), {})
+        slow = ["slow 0.5", *["pass"] * (ITEMS_AT_ONCE - 1)]
+        begun = time.monotonic()
+        scores = await pool.score("t", Broken(), items(*slow, *["slow 0.02"] * 24), {})
+        assert time.monotonic() - begun < 0.95, "others went on in another process meanwhile"
+    assert all(one.outcome == "scored" for one in scores)
+
+
 async def test_a_combination_goes_on_without_the_component_that_cost_a_process():
-    spec = rewards.Weighted(
-        params=rewards.WeightedParams(
-            graders=(
-                rewards.Component(
-                    grader=rewards.Sql(
-                        params=rewards.SqlParams(rows_column="rows", seconds=0.2), invalid_value=-1.0
-                    ),
-                    weight=0.5,
-                ),
-                rewards.Component(
-                    grader=rewards.Regex(params=rewards.RegexParams(pattern="trim")), weight=2.0
-                ),
-            )
-        )
-    )
+    parts = [
+        {"grader": {"type": "sql", "params": {"rows_column": "rows", "seconds": 0.2}, "invalid_value": -1.0}},
+        {"grader": {"type": "regex", "params": {"pattern": "trim"}}},
+    ]
+    weights = [{**part, "weight": weight} for part, weight in zip(parts, (0.5, 2.0), strict=True)]
+    spec = rewards.Weighted.model_validate({"params": {"graders": weights}})
     item = ScoreItem(prompt="", completion=TRIM_BOMB, columns={"schema": "CREATE TABLE t (a)", "rows": []})
     async with Pool(1) as pool:
-        (one,) = await pool.score(spec, [item])
-    assert (one.outcome, one.value, one.attempts) == ("scored", 1.5, 2)
+        (one,) = await Scorer(dict.fromkeys(("sql", "regex"), pool)).score("t", spec, [item])
+    assert (one.outcome, one.value, one.attempts) == ("scored", 1.5, 1)
     assert one.reason == "0: the rollout's code took longer than 0.2 s"
 
 

@@ -2,7 +2,7 @@
 
 from events.failure import Failure
 from rekindle.types.rewards import MAX_ITEMS, Numeric, Score, ScoreItem, ScoreRequest
-from services.reward import graders
+from services.reward import versions
 from services.reward.commands import MAX_COPIED_BYTES, SHARD_ITEMS, cut
 from services.reward.worker import SCORES, whole
 
@@ -35,7 +35,7 @@ def test_a_shard_that_was_given_up_is_errors_and_no_zeros():
     good = Score(
         outcome="scored",
         value=1.0,
-        grader_version=graders.version(shard.grader),
+        grader_version=versions.version(shard.grader),
         seconds=0.1,
         attempts=1,
     )

@@ -143,7 +143,7 @@ def scores(folder: Path) -> dict[str, tuple[Score, Score]]:
 
     async def score() -> list[Score]:
         async with Pool(1) as pool:
-            return await pool.score(grader, items, {"schema": SCHEMA, "gold": HONEST})
+            return await pool.score("t", grader, items, {"schema": SCHEMA, "gold": HONEST})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pools, "GRACE", 0.5)

@@ -172,7 +172,7 @@ async def test_large_answers_of_many_references_leave_room_for_the_next():
     golds = [large.format(n=n) for n in range(200)]
     items = [rewards.ScoreItem(prompt="", completion=gold, columns={"gold": gold}) for gold in golds]
     async with Pool(1, memory_bytes=2**28) as pool:
-        scores = await pool.score(spec, items, {"schema": SCHEMA})
+        scores = await pool.score("t", spec, items, {"schema": SCHEMA})
     assert [score.value for score in scores] == [1.0] * len(items), scores
 
 

@@ -8,7 +8,7 @@ the rollout's doing.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 P = TypeVar("P")
@@ -29,8 +29,6 @@ class Item:
     prompt: str
     completion: str
     columns: Mapping[str, Any]
-    lost: Mapping[int, str] = field(default_factory=dict)
-    """Components of a combination where this rollout's code has cost a process, and how: not to run again."""
 
 
 @dataclass(frozen=True, slots=True)

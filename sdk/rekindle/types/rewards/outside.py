@@ -1,0 +1,80 @@
+"""Graders that ask somebody else: a service of the user's, or a language model."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from rekindle.types.errors import InvalidField
+from rekindle.types.rewards.basics import Exact, Judging, Params, Pattern, Seconds
+
+MAX_RUBRIC = 16 * 1024
+
+
+def _is_url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("expected http:// or https://")
+    return url
+
+
+Url = Annotated[str, StringConstraints(min_length=8, max_length=2048), AfterValidator(_is_url)]
+KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,62}$")]
+"""A key that the server holds: `OPENAI` is the variable `REKINDLE_KEY_OPENAI` of the reward service."""
+
+
+class RemoteParams(Params):
+    """Posts items to a service of the user's and takes its numbers. E.g. `{"url": "https://rewards.example/score"}`.
+
+    `http`: `{"prompts": [...], "completions": [...], "columns": {name: [...]}}` is answered by `{"rewards": [...]}`.
+    `cloudevents`: the same as the data of a structured CloudEvent `dev.rekindle.reward.requested`, answered by an
+    event whose data holds the rewards. A null is an item to which it does not apply.
+    """
+
+    url: Url
+    mode: Literal["http", "cloudevents"] = "http"
+    key: KeyName | None = None
+    """Sent as `Authorization: Bearer`; None: none."""
+    seconds: Seconds = 30.0
+    """Wall-clock limit of one call."""
+
+
+class Remote(Exact):
+    """What is no number of the service's is never one here: refusals, odd answers and silence are errors."""
+
+    type: Literal["remote"] = "remote"
+    params: RemoteParams
+
+
+class LlmJudgeParams(Params):
+    """Asks a language model with an OpenAI-compatible endpoint for a score from `low` to `high`: the value is 0 to 1.
+
+    E.g. `{"url": "https://api.example/v1", "model": "judge", "rubric": "Is {completion} polite? Score: 0-10"}`.
+    """
+
+    url: Url
+    """Of the API: `/chat/completions` is appended."""
+    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    rubric: Annotated[str, StringConstraints(min_length=1, max_length=MAX_RUBRIC)]
+    """The message to the judge; `{prompt}`, `{completion}` and `{columns[name]}` are filled in."""
+    pattern: Pattern = r"(?i)score\W*(-?\d+(?:\.\d+)?)"
+    """Where the number stands in the answer: the first group of its last match."""
+    low: float = 0.0
+    high: float = 10.0
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    max_tokens: Annotated[int, Field(ge=1, le=8192)] = 512
+    key: KeyName | None = None
+    """Sent as `Authorization: Bearer`; None: none."""
+    seconds: Seconds = 60.0
+    """Wall-clock limit of one question."""
+
+    @model_validator(mode="after")
+    def _a_range(self) -> "LlmJudgeParams":
+        if not self.low < self.high:
+            raise InvalidField("high", f"{self.high:g}, expected more than low, {self.low:g}")
+        return self
+
+
+class LlmJudge(Judging):
+    """An answer without a number, or with one outside the range, is an `error`: the judge failed, not the rollout."""
+
+    type: Literal["llm_judge"] = "llm_judge"
+    params: LlmJudgeParams
