@@ -52,6 +52,8 @@ class HeldRun:
     given_up: int = -1
     """The last number that was released because nobody sent it."""
     last_used: float = 0.0
+    replayed: int = 0
+    """Entries that had a result and were applied again, since the last one that had none."""
     since_head: float | None = None
     """When the first entry after the newest snapshot was applied, by the loop's clock."""
     writes: set["asyncio.Task[None]"] = field(default_factory=set)

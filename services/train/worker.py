@@ -215,6 +215,7 @@ class TrainWorker:
             return []
         run.applied += len(entries)
         run.since_head = run.since_head or _now()
+        _count_replay(run, entries)
         if entries[0].type != catalog.FORWARD_BACKWARD:
             await self._apply(run, entries[0])
             return []
@@ -492,6 +493,15 @@ async def _after(earlier: "asyncio.Task[None] | None") -> None:
         await asyncio.wait({earlier})
         if earlier.cancelled() or earlier.exception() is not None:
             raise BusUnavailable("a result before this one could not be written")
+
+
+def _count_replay(run: HeldRun, entries: list[Entry]) -> None:
+    """Say once, at its end, how much a replay applied again."""
+    again = sum(entry.number in run.resolved for entry in entries)
+    run.replayed += again
+    if run.replayed and again < len(entries):
+        log.info("run.replayed", run=run.run_id, commands=run.replayed)
+        run.replayed = 0
 
 
 def _refuse_condemned(run: HeldRun, entry: Entry) -> None:

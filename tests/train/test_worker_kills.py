@@ -119,6 +119,19 @@ async def test_a_worker_killed_around_a_write_repeats_nothing(lab: Lab, number: 
     assert sum((await lab.entries(run, "checkpoint.>")).values()) == 1
 
 
+async def test_the_log_says_how_much_a_taker_applied_again(lab: Lab) -> None:
+    run = await lab.new_run()
+    async with lab.worker():
+        end = await lab.lesson(run, 1, 1)
+        await lab.ends_well(run, end - 1)
+    await lab.step(run, end)
+    with capture_logs() as said:
+        async with lab.worker():
+            await lab.ends_well(run, end)
+    found = [(line["run"], line["commands"]) for line in said if line["event"] == "run.replayed"]
+    assert found == [(run.run_id, end)]
+
+
 async def test_a_save_killed_between_entry_and_result_finds_its_own_entry(lab: Lab) -> None:
     run = await lab.new_run()
     await lab.save(run, 1, "a")
