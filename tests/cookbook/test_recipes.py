@@ -90,9 +90,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def assert_finite(series: list[float], steps: int) -> None:
+    assert len(series) == steps and all(math.isfinite(value) for value in series), series
+
+
 def assert_finite_and_changing(series: list[float], steps: int) -> None:
-    assert len(series) == steps, series
-    assert all(math.isfinite(value) for value in series), series
+    assert_finite(series, steps)
     assert len(set(series)) == steps, series
 
 
@@ -157,7 +160,7 @@ def test_arithmetic_rl_recipe_trains_and_its_checkpoint_loads(
         max_steps=2,
     )
     assert_finite_and_changing(finished.series("optim/entropy"), steps=2)
-    assert_finite_and_changing(finished.series("env/all/reward/total"), steps=2)
+    assert_finite(finished.series("env/all/reward/total"), steps=2)  # equal by chance now and then
     # Sampler and trainer scored the same tokens with the same weights.
     assert max(finished.series("optim/kl_sample_train_v2")) < 1e-8
     assert_checkpoint_loads(service, stack, finished)

@@ -78,6 +78,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("demo")
 @pytest.mark.timeout(900)
 def test_the_saved_adapter_reproduces_the_final_match_with_plain_transformers_and_peft(
     base: tuple[Path, Path], tmp_path: Path
@@ -95,6 +96,7 @@ def test_the_saved_adapter_reproduces_the_final_match_with_plain_transformers_an
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("demo")
 @pytest.mark.timeout(900)
 def test_both_clients_and_both_judges_give_the_same_curve_with_the_same_seed(
     base: tuple[Path, Path], tmp_path: Path
@@ -110,6 +112,7 @@ def test_both_clients_and_both_judges_give_the_same_curve_with_the_same_seed(
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("demo")
 @pytest.mark.timeout(900)
 def test_a_reward_worker_that_is_killed_in_mid_batch_changes_nothing_in_the_curve(
     base: tuple[Path, Path], tmp_path: Path
