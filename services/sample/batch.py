@@ -1,12 +1,14 @@
 """The sequences that decode together: their rows of the cache, their state, their next tokens.
 
 Rows stay compact: when sequences end, the last ones move into their places. What depends on who is in the
-batch (groups of adapters, how to draw) is made again only when that changes.
+batch (groups of adapters, how to draw) is made again only when that changes. Rows are computed and drawn in
+parts: all together, or each apart, so that a sequence's numbers do not depend on its company.
 
 Axes: N rows, V vocabulary.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from services.model.lora import Adapter, Groups
+from services.model.lora import Groups
 from services.sample.cache import SlotCache
 from services.sample.forward import row_groups
 from services.sample.jobs import Job, Sample
@@ -34,17 +36,30 @@ _ROW = np.dtype(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Neighbouring rows that share a pass and a draw."""
+
+    rows: slice
+    groups: Groups
+    draws: DrawPlan
+    topk: list[tuple[int, int]]
+    """(row of the part, K) where the likeliest tokens are asked for."""
+
+
 class Batch:
     """Decoding rows 0 to N-1."""
 
-    def __init__(self, cache: SlotCache) -> None:
+    def __init__(self, cache: SlotCache, *, apart: bool = False) -> None:
+        """apart: every row is a part of its own."""
         self._cache = cache
+        self._apart = apart
         self._device = cache.shape.device
         self._samples: list[Sample] = []
         self._rows = np.zeros(8, _ROW)
         self._changed = True
-        self.groups: Groups = []
-        """Of all rows; call `prepare` first."""
+        self.parts: list[Part] = []
+        """All rows, in order; call `prepare` first."""
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -72,38 +87,35 @@ class Batch:
         self._changed = True
 
     @property
-    def adapters(self) -> list[Adapter | None]:
-        """The adapter of each row."""
-        return [sample.job.adapter for sample in self._samples]
-
-    @property
     def longest(self) -> int:
         """Tokens in the longest row of the cache."""
         return int(self.column("length").max(initial=0))
 
     def prepare(self) -> None:
-        """Bring `groups` up to date and make room for one more token in each row."""
-        if self._changed and self._samples:
-            self.groups = row_groups(self.adapters, self._device)
-            self._plan = DrawPlan(
-                self.column("temperature"), self.column("top_k"), self.column("top_p"), self._device
-            )
-            topk = [(row, s.job.task.topk_sample) for row, s in enumerate(self._samples)]
-            self._topk = [(row, k) for row, k in topk if k]
-        if not self._samples:
-            self.groups = []
+        """Bring `parts` up to date and make room for one more token in each row."""
+        if self._changed:
+            count = len(self)
+            step = 1 if self._apart else max(1, count)
+            self.parts = [self._part(slice(start, start + step)) for start in range(0, count, step)]
         self._changed = False
         self._cache.reserve(len(self), self.longest + 1, len(self))
 
-    def advance(self, logits_N_V: Tensor) -> list[Job]:
-        """Draw the next token of every row; return the jobs that this finishes."""
+    def _part(self, rows: slice) -> Part:
+        samples, state = self._samples[rows], self._rows[rows]
+        topk = [(row, sample.job.task.topk_sample) for row, sample in enumerate(samples)]
+        return Part(
+            rows,
+            row_groups([sample.job.adapter for sample in samples], self._device),
+            DrawPlan(state["temperature"], state["top_k"], state["top_p"], self._device),
+            [(row, k) for row, k in topk if k],
+        )
+
+    def advance(self, logits: list[Tensor]) -> list[Job]:
+        """Draw the next token of every row, from logits (N, V) for each part; return the jobs that this finishes."""
         self.prepare()
-        logprobs_N_V = logits_N_V.log_softmax(-1)
-        uniform_N = torch.from_numpy(uniforms(self.column("key"), self.column("drawn"))).to(self._device)
-        token_N = self._plan.draw(logprobs_N_V, uniform_N)
-        self._take_topk(logprobs_N_V)
-        logprobs = logprobs_N_V.gather(1, token_N[:, None]).squeeze(1).tolist()
-        tokens = token_N.tolist()
+        drawn = [self._draw(part, logits_N_V) for part, logits_N_V in zip(self.parts, logits, strict=True)]
+        tokens = [token for part in drawn for token in part[0]]
+        logprobs = [logprob for part in drawn for logprob in part[1]]
         self.column("token")[:] = tokens
         self.column("drawn")[:] += 1
         failed = set() if math.isfinite(sum(logprobs)) else self._fail(logprobs)
@@ -115,6 +127,14 @@ class Batch:
         jobs = {self._samples[row].job for row in ended}
         self._remove(ended)
         return [job for job in jobs if job.unfinished == 0 or job.failure]
+
+    def _draw(self, part: Part, logits_N_V: Tensor) -> tuple[list[int], list[float]]:
+        """The next tokens of a part and their logprobs."""
+        logprobs_N_V = logits_N_V.log_softmax(-1)
+        uniform_N = uniforms(self.column("key")[part.rows], self.column("drawn")[part.rows])
+        token_N = part.draws.draw(logprobs_N_V, torch.from_numpy(uniform_N).to(self._device))
+        self._take_topk(part, logprobs_N_V)
+        return token_N.tolist(), logprobs_N_V.gather(1, token_N[:, None]).squeeze(1).tolist()
 
     def _fail(self, logprobs: list[float]) -> set[Job]:
         """Mark the jobs of rows without a finite logprob; wipe their cache, where NaN would outlive them."""
@@ -132,14 +152,14 @@ class Batch:
         """Remove all rows of a job."""
         self._remove([row for row, sample in enumerate(self._samples) if sample.job is job])
 
-    def _take_topk(self, logprobs_N_V: Tensor) -> None:
-        if not self._topk:
+    def _take_topk(self, part: Part, logprobs_N_V: Tensor) -> None:
+        if not part.topk:
             return
-        rows = torch.tensor([row for row, _ in self._topk], device=self._device)
-        values, ids = logprobs_N_V[rows].topk(max(k for _, k in self._topk))
+        rows = torch.tensor([row for row, _ in part.topk], device=self._device)
+        values, ids = logprobs_N_V[rows].topk(max(k for _, k in part.topk))
         columns = ids.cpu().numpy().astype(np.int32), values.cpu().numpy()
-        for (row, k), id_K, value_K in zip(self._topk, *columns, strict=True):
-            self._samples[row].topk.append((id_K[:k], value_K[:k]))
+        for (row, k), id_K, value_K in zip(part.topk, *columns, strict=True):
+            self._samples[part.rows.start + row].topk.append((id_K[:k], value_K[:k]))
 
     def _remove(self, ended: list[int]) -> None:
         """Close the gaps with rows from the end."""

@@ -3,7 +3,7 @@
 Jobs are admitted in order of arrival while all sequences, at their longest, fit a budget of cache tokens, so a
 sequence that has begun always ends. A step is one pass over all decoding rows and some prompt tokens: a long
 prompt is prefilled in chunks and never holds up decoding for longer than one. With `deterministic` every
-sequence has a pass of its own, and its numbers do not depend on its company.
+sequence has passes and draws of its own, and its numbers do not depend on its company.
 """
 
 from collections import deque
@@ -15,7 +15,7 @@ from services.model.base import BaseModel
 from services.model.lora import Groups
 from services.sample.batch import Batch
 from services.sample.cache import KvShape, SlotCache
-from services.sample.forward import Model, forward, row_groups
+from services.sample.forward import Model, forward
 from services.sample.jobs import Chunk, Job
 
 
@@ -31,7 +31,7 @@ class Scheduler:
         self._prefill_tokens = prefill_tokens
         self._deterministic = deterministic
         self._cache = SlotCache(KvShape.of(base))
-        self._batch = Batch(self._cache)
+        self._batch = Batch(self._cache, apart=deterministic)
         self._waiting: deque[Job] = deque()
         self._admitted: list[Job] = []
         """In prefill, ready or decoding, in order of arrival."""
@@ -65,13 +65,15 @@ class Scheduler:
         for job, count in self._startable():
             self._batch.join(job, count)
             assert job.logits_V is not None, "a prefilled prompt has the logits of its next token"
-            logits.append(job.logits_V.expand(count, -1))
+            logits += job.logits_V.expand(count, -1).split(1 if self._deterministic else count)
             if job.started == job.task.num_samples:
                 job.kv = job.logits_V = None
                 self._starting.remove(job)
         if not len(self._batch):
             return []
-        finished = self._batch.advance(torch.cat(logits) if len(logits) > 1 else logits[0])
+        if not self._deterministic and len(logits) > 1:
+            logits = [torch.cat(logits)]
+        finished = self._batch.advance(logits)
         for job in finished:
             self.cancel(job)
         return finished
@@ -120,14 +122,13 @@ class Scheduler:
     def _decode_and_prefill(self, chunks: list[Chunk]) -> list[Tensor]:
         """One pass, or one for each sequence; returns the logits of the decoding rows, in order."""
         self._batch.prepare()
-        count = len(self._batch)
+        parts: list[tuple[slice, Groups]] = [(part.rows, part.groups) for part in self._batch.parts]
+        nobody: tuple[slice, Groups] = (slice(0, 0), [])
         if not self._deterministic:
-            return [self._pass(slice(0, count), self._batch.groups, chunks)] if count or chunks else []
-        adapters, device = self._batch.adapters, self._base.device
-        rows = [slice(row, row + 1) for row in range(count)]
-        logits = [self._pass(row, row_groups(adapters[row], device), []) for row in rows]
+            return [self._pass(*(parts or [nobody])[0], chunks)] if parts or chunks else []
+        logits = [self._pass(rows, groups, []) for rows, groups in parts]
         for chunk in chunks:
-            self._pass(slice(0, 0), [], [chunk])
+            self._pass(*nobody, [chunk])
         return logits
 
     def _pass(self, rows: slice, groups: Groups, chunks: list[Chunk]) -> Tensor:

@@ -18,7 +18,7 @@ class SampleSettings(EdgeSettings):
     token_budget: int = 65536
     """Prompt and completion tokens of the requests taken at once."""
     threads: int | None = None
-    """CPU threads; None = the engine's choice."""
+    """CPU threads; None = the engine's choice. Deterministic, it is one."""
     device: str = "cpu"
     """Of the torch engine; vLLM takes the one that it was built for."""
     dtype: str = "float32"

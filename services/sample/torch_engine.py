@@ -45,7 +45,8 @@ class TorchEngine:
         tokenizer_source: folder or hub id, read at the first stop string. max_tokens_in_flight: bounds the
         key-value cache, counted as sequences times the longest of them. prefill_tokens: prompt tokens of one
         step. max_adapters: versions in memory. threads: of torch, None = its default. deterministic: tokens
-        bit for bit independent of other requests, at the cost of speed.
+        bit for bit independent of other requests, at the cost of speed, and computed by one thread, since the
+        bits of a product depend on the number of threads.
         """
         self.vocab_size = base.vocab_size
         self.context_length = base.context_length
@@ -59,7 +60,7 @@ class TorchEngine:
             prefill_tokens=prefill_tokens,
             deterministic=deterministic,
         )
-        self._threads = threads
+        self._threads = 1 if deterministic else threads
         self._inbox: SimpleQueue[_Message] = SimpleQueue()
         self._failure: EngineError | None = None
         self._thread = threading.Thread(target=self._run, name="torch-engine", daemon=True)

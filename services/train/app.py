@@ -22,7 +22,8 @@ def build(settings: TrainSettings) -> FastAPI:
             load_base, settings.base_source, dtype=getattr(torch, settings.dtype), device=settings.device
         )
         await register(edge.records, settings)
-        engine = TrainEngine(base, token_budget=settings.token_budget, threads=settings.threads)
+        threads = 1 if settings.deterministic else settings.threads
+        engine = TrainEngine(base, token_budget=settings.token_budget, threads=threads)
         worker = TrainWorker(
             edge.bus,
             edge.blobs,

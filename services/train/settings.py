@@ -25,6 +25,6 @@ class TrainSettings(EdgeSettings):
     deterministic: bool = False
     """Weights bit for bit the same, however often a run is replayed and whoever trains beside it; slower."""
     threads: int | None = None
-    """CPU threads; None = torch's choice."""
+    """CPU threads; None = torch's choice. Deterministic, it is one: the bits of a product depend on their number."""
     device: str = "cpu"
     dtype: str = "float32"
