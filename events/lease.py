@@ -150,8 +150,13 @@ class RunHolder:
     async def purge(self, entries: list[Entry], before: int) -> None:
         """Remove these settled commands, and whatever else of the run's commands lies below `before`.
 
-        `before`: a place in the stream below which no command above the head lies.
+        `before`: a place in the stream below which no command above the head lies. Raises LeaseLost when the run has
+        another holder. The stream cannot fence a purge: one that is overtaken after that look removes only what a
+        head contains that was fenced.
         """
+        standing = await read_lease(self._bus, self._stream, self.root)
+        if standing is None or standing[0].holder != self.lease.holder:
+            raise LeaseLost(f"{self.root}: epoch {self.epoch} is over")
         await self._bus.purge(self._stream, f"{self.root}.cmd.*", before=before)
         for entry in entries:
             if entry.sequence >= before:

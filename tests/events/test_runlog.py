@@ -1,7 +1,6 @@
 """A run is a log: the first entry of a number counts, and only the holder writes results."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -376,82 +375,3 @@ def test_the_time_left_to_a_gap_counts_from_the_first_later_entry() -> None:
     since = datetime.now(UTC) - timedelta(seconds=100)
     assert 259 < gap_deadline(since, 360.0) <= 260
     assert gap_deadline(since, 60.0) < 0
-
-
-# Three servers
-
-
-CLUSTER = """\
-server_name: n{index}
-host: 127.0.0.1
-port: {port}
-jetstream {{ store_dir: "{store}" }}
-cluster {{ name: c, host: 127.0.0.1, port: {route}, routes: [{routes}] }}
-"""
-
-
-@pytest.fixture
-async def three(tmp_path: Any) -> AsyncIterator[list[NatsProcess]]:
-    """A cluster of three servers on this machine."""
-    from services.local.nats_server import free_port, server_binary
-
-    ports, routes = [free_port() for _ in range(3)], [free_port() for _ in range(3)]
-    servers = []
-    for index in range(3):
-        folder = tmp_path / f"n{index}"
-        folder.mkdir()
-        config = folder / "conf"
-        config.write_text(
-            CLUSTER.format(
-                index=index,
-                port=ports[index],
-                store=folder / "js",
-                route=routes[index],
-                routes=", ".join(f'"nats://127.0.0.1:{route}"' for route in routes),
-            )
-        )
-        url = f"nats://127.0.0.1:{ports[index]}"
-        servers.append(NatsProcess(folder, [server_binary(), "--config", str(config)], url))
-    for server in servers:
-        server.start()
-    yield servers
-    for server in servers:
-        server.stop()
-
-
-async def test_the_fence_holds_on_three_servers(three: list[NatsProcess], blobs: FolderBlobs) -> None:
-    buses = [await Bus.connect(server.url, name="test", replicas=3, timeout=2.0) for server in three]
-    run = record("base")
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                await buses[0].ensure_run_stream("base")
-                break
-            except BusUnavailable:
-                continue  # no leader yet
-    stream = names.run_stream("base")
-    leader = (await buses[0].js.stream_info(stream)).cluster.leader  # type: ignore[union-attr]
-    leading = int(str(leader)[1])
-    one, two = (bus for index, bus in enumerate(buses) if index != leading)
-    log = RunLog(one, blobs)
-    await log.submit(TENANT, run, 0, catalog.CREATE_MODEL, b"{}")
-    first = await hold(one, blobs, run)
-    for number in range(20):
-        await first.write(f"{root_of(run)}.result.{number}", result(number))
-        stored = await two.last(stream, f"{root_of(run)}.result.{number}")
-        assert stored is not None, "a write is seen by all as soon as it is acknowledged"
-    three[leading].stop()
-    second = await hold(two, blobs, run)
-    assert second.epoch == 2
-    with pytest.raises(LeaseLost):
-        await first.write(f"{root_of(run)}.result.20", result(20))
-    await second.write(f"{root_of(run)}.result.20", result(20))
-    assert await second.resolved() == set(range(21))
-    assert set((await count(two, run, "result.*")).values()) == {1}
-    three[leading].start()
-    following = Following(two, "base")
-    await log.submit(TENANT, run, 1, catalog.OPTIM_STEP, b"{}")
-    assert await following.until(2) == [0, 1]
-    await following.end()
-    for bus in buses:
-        await bus.close()
