@@ -40,6 +40,11 @@ class NatsProcess:
     def thaw(self) -> None:
         self._running().send_signal(signal.SIGCONT)
 
+    def kill(self) -> None:
+        """SIGKILL: no farewell to clients or to other servers."""
+        self._running().kill()
+        self._running().wait(20)
+
     def stop(self) -> None:
         """End it if it runs, frozen or not; its data stays."""
         if self._process is not None and self._process.poll() is None:
