@@ -1,0 +1,139 @@
+"""The service's ends of a guest's streams: feeds it, takes what it says up to a limit, never waits for it.
+
+Standard input and output, error and report are pipes; the lead is a socket: the payload goes down, one byte comes up
+when the guest is confined.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import Literal
+
+from services.reward.sandbox.guest import BEGUN
+
+CHUNK = 64 * 1024
+
+Name = Literal["stdout", "stderr", "report"]
+NAMES: tuple[Name, ...] = ("stdout", "stderr", "report")
+
+
+class Streams:
+    """Of one guest. `flooded` is called once it has said more than `most` bytes altogether."""
+
+    def __init__(self, stdin: bytes, payload: bytes, most: int, flooded: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._flooded = flooded
+        self._room = most
+        self._said: dict[Name, bytearray] = {name: bytearray() for name in NAMES}
+        self._open: set[int] = set()
+        self.theirs: list[int] = []
+        """The guest's ends, as `wire.Order` orders them; ours until `give`."""
+        self.begun = False
+        """Whether it was confined completely and went on to its code."""
+        self._readers: dict[int, Name] = {}
+        try:
+            self._open_all(stdin, payload)
+        except BaseException:
+            self.give()
+            self.close()
+            raise
+
+    def _open_all(self, stdin: bytes, payload: bytes) -> None:
+        take, feed = self._pipe()
+        self.theirs.append(take)
+        self._open.add(feed)
+        for name in NAMES:
+            ours, theirs = self._pipe()
+            self.theirs.append(theirs)
+            self._open.add(ours)
+            self._readers[ours] = name
+        lead, far = socket.socketpair()
+        lead.setblocking(False)
+        self.theirs.append(far.detach())
+        self._lead = lead.detach()
+        self._open.add(self._lead)
+        for fd, name in self._readers.items():
+            self._loop.add_reader(fd, self._read, fd, name)
+        self._feed(feed, memoryview(stdin), self._close)
+        self._feed(self._lead, memoryview(payload), self._end_payload)
+
+    def _pipe(self) -> tuple[int, int]:
+        """Both ends; ours never blocks, the guest's does."""
+        take, feed = os.pipe()
+        os.set_blocking(feed if not self.theirs else take, False)
+        return take, feed
+
+    def give(self) -> None:
+        """The guest has its ends, or never will."""
+        for fd in self.theirs:
+            os.close(fd)
+        self.theirs.clear()
+
+    def finish(self) -> None:
+        """The guest is gone: take what is still on the way, and close."""
+        for fd, name in list(self._readers.items()):
+            if fd in self._open:
+                self._read(fd, name)
+        if self._lead in self._open and not self.begun:
+            self._hear()
+        self.close()
+
+    def close(self) -> None:
+        for fd in list(self._open):
+            self._close(fd)
+
+    def said(self, name: Name) -> bytes:
+        return bytes(self._said[name])
+
+    def _close(self, fd: int) -> None:
+        self._open.discard(fd)
+        self._loop.remove_reader(fd)
+        self._loop.remove_writer(fd)
+        os.close(fd)
+
+    def _read(self, fd: int, name: Name) -> None:
+        """All there is now."""
+        while True:
+            try:
+                data = os.read(fd, CHUNK)
+            except BlockingIOError:
+                return
+            if not data:
+                self._close(fd)
+                return
+            self._said[name] += data[: self._room]
+            self._room -= len(data)
+            if self._room < 0:
+                self._room = 0
+                self._flooded()
+                return
+            if len(data) < CHUNK:
+                return
+
+    def _feed(self, fd: int, rest: memoryview, done: Callable[[int], None]) -> None:
+        """Write as much as goes, and the rest whenever more goes."""
+        try:
+            while rest:
+                rest = rest[os.write(fd, rest[:CHUNK]) :]
+        except BlockingIOError:
+            self._loop.add_writer(fd, self._feed, fd, rest, done)
+            return
+        except (BrokenPipeError, ConnectionResetError):  # it reads no more
+            self._close(fd)
+            return
+        self._loop.remove_writer(fd)
+        done(fd)
+
+    def _end_payload(self, fd: int) -> None:
+        with socket.socket(fileno=os.dup(fd)) as lead:
+            lead.shutdown(socket.SHUT_WR)
+        self._loop.add_reader(fd, self._hear)
+
+    def _hear(self) -> None:
+        try:
+            self.begun = self.begun or os.read(self._lead, len(BEGUN)) == BEGUN
+        except (BlockingIOError, ConnectionResetError):
+            return
+        if self._lead in self._open:
+            self._close(self._lead)
