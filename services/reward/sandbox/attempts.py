@@ -21,11 +21,12 @@ from typing import BinaryIO
 
 from services.reward.sandbox import libc
 from services.reward.sandbox.syscalls import NUMBERS
+from services.reward.sandbox.wire import SETTINGS
 
 PR_GET_PDEATHSIG, PR_GET_DUMPABLE, PR_GET_NO_NEW_PRIVS = 2, 3, 39
 PTRACE_TRACEME = 0
 CLONE_NEWUTS = 0x04000000
-MINE = {"HOME", "TMPDIR", "LANG", "TZ", "PATH"}
+MINE = {*SETTINGS, "HOME", "TMPDIR", "PATH"}
 FOREVER = 60.0
 REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOMEM, errno.EFBIG, errno.EMFILE, errno.ENOSYS, errno.EAGAIN)
 

@@ -15,7 +15,7 @@ from typing import BinaryIO, NoReturn
 
 from services.reward.sandbox import libc
 from services.reward.sandbox.confine import Confinement
-from services.reward.sandbox.wire import Order
+from services.reward.sandbox.wire import SETTINGS, Order
 
 OUT_OF_MEMORY = 121
 """Exit status after a MemoryError that nobody caught."""
@@ -108,7 +108,7 @@ def _settle(waiting: Sequence[int], close_others: bool) -> list[int]:
 def _environment(order: Order) -> None:
     if "clean environment" not in order.without:
         os.environ.clear()
-    os.environ.update(HOME=order.scratch, TMPDIR=order.scratch, LANG="C.UTF-8", TZ="UTC", PATH="")
+    os.environ.update(SETTINGS, HOME=order.scratch, TMPDIR=order.scratch, PATH="")
     tempfile.tempdir = order.scratch
     sys.argv = [""]
 

@@ -28,6 +28,7 @@ from services.reward.sandbox.seccomp import (
 
 EPERM = error(errno.EPERM)
 ENOSYS = error(errno.ENOSYS)
+ENOTSUP = error(errno.ENOTSUP)
 FORGED = error(0)
 
 CLONE_THREAD = 0x00010000
@@ -55,7 +56,7 @@ ALWAYS = _all(
     open creat openat close close_range dup dup2 dup3 pipe pipe2 fadvise64 copy_file_range sendfile
     stat fstat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat statfs fstatfs
     getdents getdents64 getcwd chdir fchdir mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2
-    link linkat symlink symlinkat truncate ftruncate fallocate fsync fdatasync flock umask
+    link linkat symlink symlinkat truncate ftruncate fsync fdatasync flock umask
     mmap mprotect munmap mremap brk madvise msync mincore membarrier
     poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait eventfd eventfd2
     timerfd_create timerfd_settime timerfd_gettime getitimer setitimer alarm pause
@@ -103,8 +104,8 @@ GROUPS: dict[str, dict[str, Block]] = {
     },
     "seccomp metadata": {
         **_all("chmod fchmod fchmodat chown fchown lchown fchownat utime utimes utimensat futimesat", FORGED),
-        **_all("setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr", EPERM),
-        **_all("getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr", EPERM),
+        **_all("setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr", ENOTSUP),
+        **_all("getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr", ENOTSUP),
     },
     "seccomp kernel surface": {
         **_all(
@@ -130,6 +131,9 @@ GROUPS: dict[str, dict[str, Block]] = {
             "setuid setgid setreuid setregid setresuid setresgid setgroups setfsuid setfsgid capget capset",
             EPERM,
         ),
+        "fallocate": equals_any(
+            1, [0], then=ALLOW, otherwise=EPERM
+        ),  # others take disk beyond a file's limit
         "ioctl": equals_any(1, IOCTL, then=ALLOW, otherwise=EPERM),
     },
 }

@@ -66,7 +66,9 @@ class Sandbox:
         self._scratch = scratch.Scratch()
         self._watch = asyncio.create_task(watch.watch(self._watched))
         try:
+            await self._awake()
             self.layers = await probe.probe(self.attempt)
+            await self._scratch.clear_shared()
             probe.check(self.layers, self._floor, self._without)
         except BaseException:
             await self.__aexit__(None, None, None)
@@ -149,6 +151,8 @@ class Sandbox:
 
     async def _awake(self) -> Warm:
         """The warm interpreter; a new one if there is none that lives. Raises SandboxError."""
+        if self._watch.done():
+            raise SandboxError("nobody watches the guests any more") from self._watch.exception()
         async with self._warming:
             if self._warm is None or not self._warm.alive:
                 if self._warm is not None:

@@ -5,9 +5,11 @@ a link, and removal needs neither long paths nor recursion: each folder found is
 """
 
 import asyncio
+import itertools
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 
 BLOCK_BYTES = 512
@@ -21,6 +23,7 @@ class Scratch:
     def __init__(self) -> None:
         self.path = tempfile.mkdtemp(prefix="rekindle-sandbox-")
         os.chmod(self.path, 0o711)
+        self._shared = os.path.join(self.path, "shared")
 
     def make(self, owner: int | None, shared: bool = False) -> str:
         """A fresh folder that is only its owner's, with a name that cannot be guessed; or one that all share."""
@@ -33,18 +36,19 @@ class Scratch:
         return path
 
     def _make_shared(self) -> str:
-        path = os.path.join(self.path, "shared")
-        if not os.path.exists(path):
-            os.mkdir(path)
-            os.chmod(path, 0o777)
-        return path
+        if not os.path.exists(self._shared):
+            os.mkdir(self._shared)
+            os.chmod(self._shared, 0o777)
+        return self._shared
 
     async def clear(self, path: str) -> None:
-        """Remove a folder that was made here; in a thread if there is much to do."""
-        if path.endswith("shared"):
-            return
-        if not remove_empty(path):
+        """Remove a folder that was made here and is not shared; in a thread if there is much to do."""
+        if path != self._shared and not remove_empty(path):
             await asyncio.to_thread(remove, path)
+
+    async def clear_shared(self) -> None:
+        """Remove the folder that all shared, if there is one."""
+        await asyncio.to_thread(shutil.rmtree, self._shared, ignore_errors=True)
 
     def close(self) -> None:
         shutil.rmtree(self.path)
@@ -80,24 +84,38 @@ def remove(path: str) -> None:
 
 
 def holds(path: str, most: int) -> bool:
-    """Whether at most `most` bytes of disk are in use in `path`, as far as names lead; False if that cannot be told.
+    """Whether the files in `path` have at most `most` bytes altogether, as far as names lead.
 
-    It cannot where a path is too long, a folder is closed or there are too many entries.
+    False also if that cannot be told: where a path is too long, a folder is closed or there are too many entries.
     """
     used = entries = 0
     waiting = [path]
-    while waiting:
-        try:
-            for entry in os.scandir(waiting.pop()):
-                entries += 1
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                else:
-                    used += entry.stat(follow_symlinks=False).st_blocks * BLOCK_BYTES
-                if entries > MOST_ENTRIES or used > most:
-                    return False
-        except FileNotFoundError:  # removed meanwhile
-            entries += 1
-        except OSError:
-            return False
+    try:
+        while waiting:
+            found = _entries(waiting.pop())
+            entries += len(found)
+            used += sum(map(_bytes, found))
+            if entries >= MOST_ENTRIES or used > most:
+                return False
+            waiting += [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return False
     return True
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """So many that there is no need to know of more; none if it has been removed meanwhile."""
+    try:
+        with os.scandir(folder) as found:
+            return list(itertools.islice(found, MOST_ENTRIES))
+    except FileNotFoundError:
+        return []
+
+
+def _bytes(entry: os.DirEntry[str]) -> int:
+    """Of its content and on the disk, whichever is more; a folder counts for nothing."""
+    try:
+        state = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return 0
+    return 0 if stat.S_ISDIR(state.st_mode) else max(state.st_size, state.st_blocks * BLOCK_BYTES)

@@ -14,18 +14,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from services.reward.sandbox.wire import DATAGRAM_BYTES, News, Order, pack
+from services.reward.sandbox.wire import DATAGRAM_BYTES, SETTINGS, News, Order, pack
 
 WARM_SECONDS = 60.0
 """Within which it must have imported everything; a busy machine needs many times what a quiet one does."""
-SETTINGS = {
-    "LANG": "C.UTF-8",
-    "TZ": "UTC",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "PYTHONHASHSEED": "0",
-}
-"""All that is in its environment beside where modules are found. One thread a library: guests may have no other."""
 
 
 class SandboxError(RuntimeError):
@@ -42,6 +34,8 @@ class Guest:
 
     pidfd: int
     """-1 when it is gone."""
+    process: int
+    """Its number as this process's /proc has it; below 0 if it had ended when it was asked for."""
     ended: asyncio.Future[News]
 
     def kill(self) -> None:
@@ -52,14 +46,6 @@ class Guest:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             return
-
-    def process(self) -> int | None:
-        """Its number as this process's /proc has it; None when it is gone."""
-        if self.pidfd < 0:
-            return None
-        with open(f"/proc/self/fdinfo/{self.pidfd}") as info:
-            number = next(int(line.split()[1]) for line in info if line.startswith("Pid:"))
-        return number if number > 0 else None
 
     def forget(self) -> None:
         """It is gone."""
@@ -169,7 +155,7 @@ class Warm:
             return
         awaited = self._awaited[news.id]
         if news.what == "started":
-            awaited.guest = Guest(fds[0], awaited.ended)
+            awaited.guest = Guest(fds[0], _number(fds[0]), awaited.ended)
             if awaited.started.done():  # nobody waits any more
                 awaited.guest.kill()
             else:
@@ -208,6 +194,11 @@ class Warm:
         """End it and all its guests; returns when it is gone."""
         self._lost()
         await asyncio.to_thread(self._process.wait)
+
+
+def _number(pidfd: int) -> int:
+    with open(f"/proc/self/fdinfo/{pidfd}") as info:
+        return next(int(line.split()[1]) for line in info if line.startswith("Pid:"))
 
 
 def _spawn(

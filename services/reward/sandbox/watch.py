@@ -42,12 +42,11 @@ def _look(guests: tuple[Watched, ...]) -> list[tuple[Watched, How]]:
 
 
 def _passed(each: Watched) -> How | None:
-    """The limit that it has passed."""
+    """The limit that it has passed. If it is gone and its number is another's by now, the kill will find nobody."""
     if "file size limit" not in each.without and not scratch.holds(each.folder, each.limits.file_bytes):
         return "output"
     try:
-        process = each.guest.process()
-        threads, seconds = _use(process) if process else (1, 0.0)
+        threads, seconds = _use(each.guest.process)
     except (FileNotFoundError, ProcessLookupError):
         return None  # it has just ended
     if "thread limit" not in each.without and threads > each.limits.threads + 1:

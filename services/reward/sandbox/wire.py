@@ -11,6 +11,18 @@ DATAGRAM_BYTES = 64 * 1024
 MOST_FDS = 250
 """That the kernel passes with one datagram are 253."""
 
+SETTINGS = {
+    "LANG": "C.UTF-8",
+    "TZ": "UTC",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+}
+"""Environment of the warm interpreter, beside where modules are found, and of guests, beside where their folder is.
+
+One thread a library: guests may have no other.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
