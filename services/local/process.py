@@ -16,6 +16,8 @@ from events.platform import State, Verdict
 
 PR_SET_PDEATHSIG = 1
 LOG_LIMIT_BYTES = 10 * 1024 * 1024
+SECRETS = "REKINDLE_KEY_"
+"""Prefix of variables that no child inherits."""
 
 Life = Literal["always", "on demand", "once", "optional"]
 
@@ -112,7 +114,7 @@ async def spawn(child: Child, inherited: Inherited) -> Process:
     """Start it in a session of its own, so that Ctrl-C reaches the supervisor alone."""
     return await asyncio.create_subprocess_exec(
         *child.command,
-        env={**os.environ, **child.environment, **inherited.environment},
+        env={**_ours(), **child.environment, **inherited.environment},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=inherited.log,
         stderr=inherited.log,
@@ -120,6 +122,11 @@ async def spawn(child: Child, inherited: Inherited) -> Process:
         start_new_session=True,
         preexec_fn=die_with_parent,
     )
+
+
+def _ours() -> dict[str, str]:
+    """Our environment without its secrets: who shall have one is given it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(SECRETS)}
 
 
 def die_with_parent() -> None:

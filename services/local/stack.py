@@ -12,8 +12,9 @@ from pathlib import Path
 import services
 from events import names
 from events.platform import ServiceSpec
+from events.settings import LOOPBACK
 from services.local import nats_server
-from services.local.process import Child
+from services.local.process import SECRETS, Child
 
 GRACE_SECONDS = 3
 PARENTS = {
@@ -98,7 +99,7 @@ def children(options: StackOptions) -> list[Child]:
             found.append(child)
     found.append(_service(options, "checkpoint", "checkpoint", {}))
     found.append(_service(options, "data", "data", {}))
-    found.append(_service(options, "reward", "reward", {}))
+    found.append(_service(options, "reward", "reward", _outside(options)))
     found.append(_dispatcher(options, found))
     found.append(_gateway(options))
     return found
@@ -132,6 +133,19 @@ def _service(options: StackOptions, service: str, name: str, variables: dict[str
         "REKINDLE_API_KEYS": _hashes([*options.api_keys, _activation_key(options)]),
     }
     return child
+
+
+def _outside(options: StackOptions) -> dict[str, str]:
+    """The keys for graders that ask others; where only this machine is served, its own addresses may be asked, too,
+    and any key sent anywhere."""
+    given = {name: value for name, value in os.environ.items() if name.startswith(SECRETS)}
+    if options.host not in LOOPBACK:
+        return given
+    allowed = {
+        "REKINDLE_OUTSIDE_HOSTS": json.dumps(["127.0.0.0/8", "[::1]"]),
+        "REKINDLE_OUTSIDE_KEY_HOSTS": json.dumps({"*": ["*"]}),
+    }
+    return given | {name: os.environ.get(name, value) for name, value in allowed.items()}
 
 
 def _child(options: StackOptions, service: str, name: str, module: str, variables: dict[str, str]) -> Child:

@@ -6,17 +6,33 @@ from events.app import make_app
 from events.edge import Edge
 from events.serve import serve
 from services.reward import api, graders
+from services.reward.outside import keys, verdict
+from services.reward.outside.address import Guard
+from services.reward.outside.client import Client
+from services.reward.outside.judge import JudgeRunner
+from services.reward.outside.remote import RemoteRunner
 from services.reward.pool import Pool
+from services.reward.runner import Runner
 from services.reward.scorer import Scorer
 from services.reward.settings import RewardSettings
 from services.reward.worker import RewardWorker
 
 
 def build(settings: RewardSettings) -> FastAPI:
+    guard = Guard(settings.outside_hosts)
+    held = keys.Keys(keys.take(), settings.outside_key_hosts)
+
     async def work(edge: Edge) -> None:
-        async with Pool(settings.graders, memory_bytes=settings.grader_memory_bytes) as pool:
+        async with (
+            Pool(
+                settings.graders, memory_bytes=settings.grader_memory_bytes, modules=[verdict.__name__]
+            ) as pool,
+            Client(guard, held, calls=settings.outside_calls) as client,
+        ):
             # one more than can be graded at once, so that none waits for the next to arrive
-            scorer = Scorer(dict.fromkeys(graders.GRADERS, pool))
+            runners: dict[str, Runner] = dict.fromkeys(graders.GRADERS, pool)
+            runners |= {"remote": RemoteRunner(client), "llm_judge": JudgeRunner(client, pool)}
+            scorer = Scorer(runners)
             worker = RewardWorker(
                 edge.bus, edge.blobs, scorer, budget=settings.graders + 1, activity=edge.activity
             )

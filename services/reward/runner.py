@@ -1,7 +1,7 @@
 """What scores items by one grader: processes of ours, the sandbox, or somebody outside.
 
 An attempt gives a verdict. `settle` is the rule for all of them: errors and timeouts are tried again, after a while,
-`ATTEMPTS` times in all; `scored` and `invalid` are final.
+`ATTEMPTS` times in all, unless that is hopeless; `scored` and `invalid` are final.
 """
 
 import asyncio
@@ -36,11 +36,13 @@ class Verdict:
     outcome: rewards.Outcome
     value: float | None = None
     reason: str | None = None
+    hopeless: bool = False
+    """Whether an error or timeout would only come again."""
 
     @property
     def final(self) -> bool:
         """Whether another attempt could say nothing else."""
-        return self.outcome in ("scored", "invalid")
+        return self.hopeless or self.outcome in ("scored", "invalid")
 
 
 def pause(failures: int) -> float:

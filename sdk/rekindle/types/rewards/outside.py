@@ -1,6 +1,8 @@
 """Graders that ask somebody else: a service of the user's, or a language model."""
 
+import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
@@ -8,11 +10,20 @@ from rekindle.types.errors import InvalidField
 from rekindle.types.rewards.basics import Exact, Judging, Params, Pattern, Seconds
 
 MAX_RUBRIC = 16 * 1024
+PLACES = re.compile(r"\{(?:(?P<field>prompt|completion)|columns\[(?P<column>[^\[\]{}]+)\])\}")
+"""What is filled in in a rubric; all other braces stay."""
 
 
 def _is_url(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         raise ValueError("expected http:// or https://")
+    if not url.isascii() or any(character <= " " or character in "\\\x7f" for character in url):
+        raise ValueError("expected ASCII without blanks and backslashes")
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise ValueError("holds a user's name or password; name a key of the server's instead")
+    if not parts.hostname or parts.port == 0 or parts.fragment:  # reading the port checks it
+        raise ValueError("expected http[s]://HOST[:PORT]/PATH")
     return url
 
 
@@ -26,7 +37,8 @@ class RemoteParams(Params):
 
     `http`: `{"prompts": [...], "completions": [...], "columns": {name: [...]}}` is answered by `{"rewards": [...]}`.
     `cloudevents`: the same as the data of a structured CloudEvent `dev.rekindle.reward.requested`, answered by an
-    event whose data holds the rewards. A null is an item to which it does not apply.
+    event whose data holds the rewards. A null is an item to which it does not apply. What is asked again has the same
+    `Idempotency-Key`; a refusal (HTTP 4xx but 408, 425 and 429) and a redirect are final.
     """
 
     url: Url
@@ -54,7 +66,8 @@ class LlmJudgeParams(Params):
     """Of the API: `/chat/completions` is appended."""
     model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     rubric: Annotated[str, StringConstraints(min_length=1, max_length=MAX_RUBRIC)]
-    """The message to the judge; `{prompt}`, `{completion}` and `{columns[name]}` are filled in."""
+    """The message to the judge; `{prompt}`, `{completion}` and `{columns[name]}` are filled in, each between tags that
+    mark it as data."""
     pattern: Pattern = r"(?i)score\W*(-?\d+(?:\.\d+)?)"
     """Where the number stands in the answer: the first group of its last match."""
     low: float = 0.0
@@ -64,13 +77,23 @@ class LlmJudgeParams(Params):
     key: KeyName | None = None
     """Sent as `Authorization: Bearer`; None: none."""
     seconds: Seconds = 60.0
-    """Wall-clock limit of one question."""
+    """Wall-clock limit of one question, and of the waits that a busy judge asks for."""
 
     @model_validator(mode="after")
     def _a_range(self) -> "LlmJudgeParams":
         if not self.low < self.high:
             raise InvalidField("high", f"{self.high:g}, expected more than low, {self.low:g}")
         return self
+
+    @model_validator(mode="after")
+    def _about_the_completion(self) -> "LlmJudgeParams":
+        if not any(found["field"] == "completion" for found in PLACES.finditer(self.rubric)):
+            raise InvalidField("rubric", "has no place for {completion}")
+        return self
+
+    def needs(self) -> tuple[str, ...]:
+        named = [found["column"] for found in PLACES.finditer(self.rubric)]
+        return tuple(dict.fromkeys(name for name in named if name is not None))
 
 
 class LlmJudge(Judging):
