@@ -69,6 +69,10 @@ class Confinement:
         """To this process, for good. `parent` is the process that must outlive it. Raises OSError."""
         if self._has("own session"):
             os.setsid()
+        if self._has("memory limit"):
+            Path("/proc/self/oom_score_adj").write_text(
+                "1000"
+            )  # the machine's last resort takes guests first
         if self._has("priority"):
             os.nice(NICENESS)
         if order.uid is not None and self._has("uid drop"):

@@ -45,18 +45,26 @@ IOCTL = [0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451]
 PRCTL = [2, 3, 15, 16, 23, 39]
 """Reading the death signal and dumpable, the thread's name, reading capabilities and no_new_privs."""
 
+O_TRUNC, O_ACCMODE = 0o1000, 0o3
+
 
 def _all(names: str, block: Block) -> dict[str, Block]:
     return dict.fromkeys(names.split(), block)
 
 
+def _no_truncating_readers(argument: int) -> Block:
+    """open(O_RDONLY | O_TRUNC) empties a file that one may only read, as old Landlock sees it."""
+    if_written = no_flags(argument, O_ACCMODE, then=EPERM, otherwise=ALLOW)
+    return no_flags(argument, O_TRUNC, then=ALLOW, otherwise=if_written)
+
+
 ALWAYS = _all(
     """
     read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek
-    open creat openat close close_range dup dup2 dup3 pipe pipe2 fadvise64 copy_file_range sendfile
+    creat close close_range dup dup2 dup3 pipe pipe2 fadvise64 copy_file_range sendfile
     stat fstat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat statfs fstatfs
     getdents getdents64 getcwd chdir fchdir mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2
-    link linkat symlink symlinkat truncate ftruncate fsync fdatasync flock umask
+    link linkat symlink symlinkat ftruncate fsync fdatasync flock umask
     mmap mprotect munmap mremap brk madvise msync mincore membarrier
     poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait eventfd eventfd2
     timerfd_create timerfd_settime timerfd_gettime getitimer setitimer alarm pause
@@ -85,7 +93,10 @@ GROUPS: dict[str, dict[str, Block]] = {
             "setpriority ioprio_set sched_setaffinity sched_setparam sched_setscheduler sched_setattr", EPERM
         ),
         "clone": no_flags(
-            CLONE_NEW | CLONE_THREAD, then=EPERM, otherwise=no_flags(CLONE_NEW, then=ALLOW, otherwise=EPERM)
+            0,
+            CLONE_NEW | CLONE_THREAD,
+            then=EPERM,
+            otherwise=no_flags(0, CLONE_NEW, then=ALLOW, otherwise=EPERM),
         ),
         "clone3": ENOSYS,  # its flags are behind a pointer; libc then takes clone
         "prlimit64": equals_any(0, [0, OWN_PROCESS], then=ALLOW, otherwise=EPERM),
@@ -104,6 +115,9 @@ GROUPS: dict[str, dict[str, Block]] = {
     },
     "seccomp metadata": {
         **_all("chmod fchmod fchmodat chown fchown lchown fchownat utime utimes utimensat futimesat", FORGED),
+        "truncate": EPERM,  # before version 3, Landlock does not govern it
+        "open": _no_truncating_readers(1),
+        "openat": _no_truncating_readers(2),
         **_all("setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr", ENOTSUP),
         **_all("getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr", ENOTSUP),
     },

@@ -65,9 +65,9 @@ def equals_any(argument: int, values: Sequence[int], then: Block, otherwise: Blo
     return (_low(argument), *tests, *otherwise, *then)
 
 
-def no_flags(flags: int, then: Block, otherwise: Block) -> Block:
-    """`then` if none of `flags` is set in argument 0."""
-    return (_low(0), Step(JUMP_ANY_BIT, len(then), 0, flags), *then, *otherwise)
+def no_flags(argument: int, flags: int, then: Block, otherwise: Block) -> Block:
+    """`then` if none of `flags` is set in the lower half of an argument."""
+    return (_low(argument), Step(JUMP_ANY_BIT, len(then), 0, flags), *then, *otherwise)
 
 
 def null_pointer(argument: int, then: Block, otherwise: Block) -> Block:
