@@ -31,6 +31,7 @@ THROTTLED = (429, 503)
 """Statuses that may say when to come again."""
 BUSY_SECONDS = 1.0
 """How long a 429 is waited for that does not say."""
+LEAST_WAIT = 0.1
 ALWAYS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "rekindle"}
 PASSING = (408, 425, 429)
 """Refusals that say nothing of the question; so do all from 500 on."""
@@ -136,7 +137,7 @@ class Client:
             raise Failed(
                 f"HTTP {response.status}: asks to wait {wait:g} s, the limit is {seconds:g} s", hopeless=True
             )
-        await asyncio.sleep(wait)
+        await asyncio.sleep(max(wait, LEAST_WAIT))
         return None
 
     async def _body(self, response: httpcore.Response) -> bytes:

@@ -10,6 +10,8 @@ from rekindle.types.errors import InvalidField
 from rekindle.types.rewards.basics import Exact, Judging, Params, Pattern, Seconds
 
 MAX_RUBRIC = 16 * 1024
+SCORE = r"(?i)score(?:\s*\([^()]*\))?\W*?(-?\d+(?:\.\d+)?)(?![\d.]*\s*[-–]\s*\d)"
+"""A number after the word, as in `Score: 7`, `**Score (0-10):** 7/10` or `score = -0.5`; a range of numbers is none."""
 PLACES = re.compile(r"\{(?:(?P<field>prompt|completion)|columns\[(?P<column>[^\[\]{}]+)\])\}")
 """What is filled in in a rubric; all other braces stay."""
 
@@ -68,7 +70,7 @@ class LlmJudgeParams(Params):
     rubric: Annotated[str, StringConstraints(min_length=1, max_length=MAX_RUBRIC)]
     """The message to the judge; `{prompt}`, `{completion}` and `{columns[name]}` are filled in, each between tags that
     mark it as data."""
-    pattern: Pattern = r"(?i)score\W*(-?\d+(?:\.\d+)?)"
+    pattern: Pattern = SCORE
     """Where the number stands in the answer: the first group of its last match."""
     low: float = 0.0
     high: float = 10.0
