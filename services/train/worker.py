@@ -168,16 +168,16 @@ class TrainWorker:
 
     async def _round(self) -> None:
         """One turn of every run that has work; of a suspect alone, with nothing else in the process to lose."""
+        held = [run for run in list(self._runs.values()) if run.has_work(_now()) and await self._hold(run)]
+        # Before any run has its turn: what is taken into a turn must not be let go of before its pass.
+        if (suspect := next((run for run in held if run.suspect is not None), None)) is not None:
+            await self._be_alone_with(suspect)
+            held = [suspect]
         jobs: list[Job] = []
-        for run in [run for run in self._runs.values() if run.has_work(_now())]:
+        for run in held:
             with self._keeping(run):
-                if not await self._hold(run):
-                    continue
-                if run.suspect is not None:
-                    await self._be_alone_with(run)
-                    jobs = await self._turn(run)
-                    break
-                jobs += await self._turn(run)
+                if not run.stale:
+                    jobs += await self._turn(run)
         await train_together(jobs, self._run_passes, self._record)
         if any(run.suspect is not None for run in self._runs.values()):
             await self._settle(self._runs.values())
@@ -193,8 +193,11 @@ class TrainWorker:
             self._doubt(run, error)
 
     async def _hold(self, run: HeldRun) -> bool:
+        """Whether the run is ours, with its state in memory."""
         run.last_used = _now()
-        return await self._holding.hold(run)
+        with self._keeping(run):
+            return await self._holding.hold(run)
+        return False
 
     async def _be_alone_with(self, suspect: HeldRun) -> None:
         """Let go of all other runs: should this process die now, no death counts against them."""

@@ -313,7 +313,8 @@ async def test_a_command_that_ends_its_trainer_each_time_fails_alone(
         await lab.ends_well(neighbour, 0)
     poison = batch([7, 7, 7], seed=1)
     await lab.train(deadly, 1, poison)
-    await lab.step(deadly, 2)
+    await lab.train(deadly, 2)
+    await lab.step(deadly, 3)
     await lab.lesson(neighbour, 1, 2)
     died = asyncio.Event()
 
@@ -332,7 +333,7 @@ async def test_a_command_that_ends_its_trainer_each_time_fails_alone(
         replica = f"{lab.base}-{life}"
         async with lab.worker(replica=replica, **NEVER) as worker:
             await die_in_it(worker)
-            ending = asyncio.create_task(lab.end(deadly, 2))
+            ending = asyncio.create_task(lab.end(deadly, 3))
             dying = asyncio.create_task(died.wait())
             await asyncio.wait({ending, dying}, return_when=asyncio.FIRST_COMPLETED)
             over = ending.done()
@@ -348,7 +349,8 @@ async def test_a_command_that_ends_its_trainer_each_time_fails_alone(
     failure = await lab.failure(deadly, 1)
     assert failure.category == "server"
     assert "5 trainers" in failure.message
-    await lab.ends_well(deadly, 2)
+    await lab.ends_well(deadly, 2, 3)
+    await lab.each_resolved_once(deadly, 4)
     await lab.each_resolved_once(neighbour, 7)
     lease = await read_lease(lab.bus, lab.stream, root_of(lab, neighbour))
     assert lease is not None
