@@ -35,8 +35,9 @@ SYSTEM_FILES = (
 def readable_paths(more: Sequence[str] = ()) -> list[str]:
     """What a guest may read: standard library, installed packages, shared libraries. Not where our code lies."""
     python = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    packages = [path for path in sys.path if path.endswith(("/site-packages", "/dist-packages"))]
     native = [str(Path(sys.base_prefix, "lib")), *(path for path in sys.path if path.endswith("lib-dynload"))]
-    wanted = {*python, *native, *SYSTEM_LIBRARIES, *SYSTEM_FILES, *more}
+    wanted = {*python, *packages, *native, *SYSTEM_LIBRARIES, *SYSTEM_FILES, *more}
     return sorted(path for path in wanted if os.path.exists(path))
 
 

@@ -32,8 +32,7 @@ class Run:
         self._killed: How | None = None
         self._guest: Guest | None = None
         most = UNLIMITED if "output limit" in without else limits.output_bytes
-        self.streams = Streams(stdin, payload, most, flooded=lambda: self.kill("output"))
-        self.streams.theirs += [os.dup(fd) for fd in fds]  # the caller may close them at any moment
+        self.streams = Streams(stdin, payload, fds, most, flooded=lambda: self.kill("output"))
 
     def kill(self, how: How) -> None:
         """At once, or as soon as it exists."""

@@ -112,7 +112,10 @@ class Sandbox:
             raise ValueError(f"entry: {entry!r} is not in a preloaded module ({', '.join(self._preload)})")
         if len(fds) > MOST_FDS - STREAMS:
             raise ValueError(f"fds: at most {MOST_FDS - STREAMS}, are {len(fds)}")
-        run = Run(limits, without, stdin, payload, fds)
+        try:
+            run = Run(limits, without, stdin, payload, fds)
+        except OSError as error:
+            raise SandboxError(f"no streams for a guest: {error}") from error
         life = asyncio.create_task(self._live(run, entry))
         self._lives.add(life)
         life.add_done_callback(self._lives.discard)
@@ -128,9 +131,11 @@ class Sandbox:
             warm = await self._awake()
             uid = next(self._uids) if warm.facts["uids"] and "uid drop" not in run.without else None
             folder = self._scratch.make(uid, shared="private scratch" in run.without)
-        except BaseException:
+        except BaseException as error:
             run.streams.give()
             run.streams.close()
+            if isinstance(error, OSError):
+                raise SandboxError(f"no folder for a guest: {error}") from error
             raise
         order = Order(
             id=next(self._ids),

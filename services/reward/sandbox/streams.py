@@ -7,7 +7,7 @@ when the guest is confined.
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from services.reward.sandbox.guest import BEGUN
@@ -21,7 +21,10 @@ NAMES: tuple[Name, ...] = ("stdout", "stderr", "report")
 class Streams:
     """Of one guest. `flooded` is called once it has said more than `most` bytes altogether."""
 
-    def __init__(self, stdin: bytes, payload: bytes, most: int, flooded: Callable[[], None]) -> None:
+    def __init__(
+        self, stdin: bytes, payload: bytes, more: Sequence[int], most: int, flooded: Callable[[], None]
+    ) -> None:
+        """`more`: descriptors for the guest, of which it gets copies. Raises OSError when there are too many open."""
         self._loop = asyncio.get_running_loop()
         self._flooded = flooded
         self._room = most
@@ -34,6 +37,7 @@ class Streams:
         self._readers: dict[int, Name] = {}
         try:
             self._open_all(stdin, payload)
+            self.theirs += [os.dup(fd) for fd in more]  # the caller may close them at any moment
         except BaseException:
             self.give()
             self.close()

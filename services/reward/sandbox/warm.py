@@ -7,6 +7,7 @@ guests die with it, and whoever waits for one gets `SandboxDied`.
 import asyncio
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -18,6 +19,10 @@ from services.reward.sandbox.wire import DATAGRAM_BYTES, SETTINGS, News, Order, 
 
 WARM_SECONDS = 60.0
 """Within which it must have imported everything; a busy machine needs many times what a quiet one does."""
+
+START_SECONDS = 60.0
+"""Within which it must have forked; when it has not, it is taken for dead."""
+DEATH_MILLISECONDS = 1000
 
 
 class SandboxError(RuntimeError):
@@ -46,6 +51,12 @@ class Guest:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             return
+
+    def wait_for_death(self) -> None:
+        """After a kill: a moment."""
+        dying = select.poll()
+        dying.register(self.pidfd, select.POLLIN)
+        dying.poll(DEATH_MILLISECONDS)
 
     def forget(self) -> None:
         """It is gone."""
@@ -102,16 +113,21 @@ class Warm:
         return warm
 
     async def order(self, order: Order, fds: Sequence[int]) -> Guest:
-        """The guest, when it exists. Raises SandboxError when it cannot, SandboxDied when nobody can make it.
-
-        If the caller is cancelled meanwhile, the guest is killed as it comes to be.
-        """
+        """The guest, when it exists. Raises SandboxError when it cannot, SandboxDied when nobody can make it."""
         if not self.alive:
             raise SandboxDied("the warm interpreter is gone")
         awaited = _Awaited(self._loop.create_future(), self._loop.create_future())
         self._awaited[order.id] = awaited
-        await self._send(pack(order), fds)
-        return await awaited.started
+        try:
+            await self._send(pack(order), fds)
+        except SandboxError:
+            self._awaited.pop(order.id, None)
+            raise
+        try:
+            return await asyncio.wait_for(asyncio.shield(awaited.started), START_SECONDS)
+        except TimeoutError:
+            self._lost()
+            raise SandboxDied("the warm interpreter does not answer") from None
 
     async def _send(self, data: bytes, fds: Sequence[int]) -> None:
         while True:
@@ -123,6 +139,8 @@ class Warm:
             except (BrokenPipeError, ConnectionResetError):
                 self._lost()
                 return
+            except OSError as error:  # such as too many descriptors under way
+                raise SandboxError(f"no guest could be ordered: {error}") from error
 
     async def _until_room(self) -> None:
         if self._room is None:
@@ -139,7 +157,7 @@ class Warm:
     def _hear(self) -> None:
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(self._line, DATAGRAM_BYTES, 1)
+                data, fds, _, _ = socket.recv_fds(self._line, DATAGRAM_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return
             except ConnectionResetError:
@@ -156,10 +174,7 @@ class Warm:
         awaited = self._awaited[news.id]
         if news.what == "started":
             awaited.guest = Guest(fds[0], _number(fds[0]), awaited.ended)
-            if awaited.started.done():  # nobody waits any more
-                awaited.guest.kill()
-            else:
-                awaited.started.set_result(awaited.guest)
+            awaited.started.set_result(awaited.guest)
             return
         del self._awaited[news.id]
         if awaited.guest is not None:
@@ -183,6 +198,7 @@ class Warm:
         for awaited in self._awaited.values():
             if awaited.guest is not None:
                 awaited.guest.kill()
+                awaited.guest.wait_for_death()
                 awaited.guest.forget()
             _fail(awaited.started, error)
             _fail(awaited.ended, error)

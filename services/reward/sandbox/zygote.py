@@ -24,6 +24,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from typing import NoReturn
 
 from services.reward.sandbox import guest, landlock
 from services.reward.sandbox.confine import Confinement, readable_paths
@@ -54,7 +55,9 @@ class Zygote:
                 if fd in self._children:
                     self._bury(fd)
                     continue
-                data, fds, _, _ = socket.recv_fds(self._line, DATAGRAM_BYTES, MOST_FDS)
+                data, fds, _, _ = socket.recv_fds(
+                    self._line, DATAGRAM_BYTES, MOST_FDS, socket.MSG_CMSG_CLOEXEC
+                )
                 if not data:
                     return
                 self._take(Order(**json.loads(data)), fds)
@@ -102,17 +105,35 @@ def _entry(name: str) -> guest.Entry:
 
 
 def _can_change_user() -> bool:
-    """Found by a child that tries."""
-    pid = os.fork()
-    if pid == 0:
+    """Whether a child may become another user, and be killed as such. Found by one that tries."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            _change_user(theirs)
+        theirs.close()
+        changed = ours.recv(1) == b"y"
         try:
-            os.setgroups([])
-            os.setresgid(HIGH_UID, HIGH_UID, HIGH_UID)
-            os.setresuid(HIGH_UID, HIGH_UID, HIGH_UID)
-        except OSError:
-            os._exit(1)
+            os.kill(pid, signal.SIGKILL)
+        except PermissionError:
+            changed = False
+    os.waitpid(pid, 0)
+    return changed
+
+
+def _change_user(line: socket.socket) -> NoReturn:
+    """Say whether it goes, and stay until killed or left alone."""
+    try:
+        os.setgroups([])
+        os.setresgid(HIGH_UID, HIGH_UID, HIGH_UID)
+        os.setresuid(HIGH_UID, HIGH_UID, HIGH_UID)
+        line.send(b"y")
+    except OSError:
+        line.send(b"n")
+    finally:
+        line.recv(1)
         os._exit(0)
-    return os.waitpid(pid, 0)[1] == 0
 
 
 def _allow_many_descriptors() -> None:

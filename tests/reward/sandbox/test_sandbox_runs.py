@@ -27,7 +27,7 @@ from services.reward.sandbox import (
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-GUESTS = "tests.reward.sandbox.hostile"
+GUESTS = "tests.reward.sandbox.guests"
 MIB = 1024 * 1024
 QUICK = Limits(seconds=20.0, cpu_seconds=10.0)
 

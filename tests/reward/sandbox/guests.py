@@ -1,4 +1,4 @@
-"""Guests for the tests of the sandbox: honest ones and hostile ones."""
+"""Entries for the tests of the sandbox."""
 
 from typing import BinaryIO
 
