@@ -6,6 +6,7 @@ set to anything but null, false, zero or empty is refused.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -100,7 +101,11 @@ def parse_json(kind: type[M], body: bytes | str) -> M:
 
 def first_mistake(error: ValidationError) -> InvalidField:
     """The first mistake that pydantic found, with the path of the field: `prompt.chunks[0].tokens[2]`."""
-    mistake = error.errors(include_url=False)[0]
+    return as_invalid_field(error.errors(include_url=False)[0])
+
+
+def as_invalid_field(mistake: Mapping[str, Any]) -> InvalidField:
+    """One entry of a ValidationError's `errors()`."""
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in mistake["loc"])
     cause = mistake.get("ctx", {}).get("error")
     if isinstance(cause, InvalidField):  # of the whole message: names the part that is wrong
