@@ -18,6 +18,7 @@ SAVE_WEIGHTS_FOR_SAMPLER = f"{PREFIX}train.save_weights_for_sampler"
 SAVE_WEIGHTS_EXTERNAL = f"{PREFIX}train.save_weights_external"
 SAMPLE = f"{PREFIX}sample.generate"
 SCORE = f"{PREFIX}reward.score"
+REGISTER = f"{PREFIX}reward.register"
 TAKE_IN = f"{PREFIX}data.take_in"
 DERIVE = f"{PREFIX}data.derive"
 GATHER_ROLLOUTS = f"{PREFIX}data.gather_rollouts"
@@ -36,6 +37,7 @@ CHECKPOINT = f"{PREFIX}train.checkpoint"
 ALIVE = f"{PREFIX}replica.alive"
 RECORD = f"{PREFIX}record.written"
 MANIFEST = f"{PREFIX}request.sharded"
+PINNED = f"{PREFIX}request.pinned"
 
 RESOLVED = f"{PREFIX}future.resolved"
 FAILED = f"{PREFIX}future.failed"
@@ -43,6 +45,7 @@ FAILED = f"{PREFIX}future.failed"
 SAMPLE_COMPLETED = f"{PREFIX}sample.completed"
 ROLLOUT_COMPLETED = f"{PREFIX}rollout.completed"
 ROLLOUT_SCORED = f"{PREFIX}rollout.scored"
+ROLLOUT_EXCLUDED = f"{PREFIX}rollout.excluded"
 DATASET_UPLOADED = f"{PREFIX}dataset.uploaded"
 DATASET_DELETED = f"{PREFIX}dataset.deleted"
 BATCH_TRAINED = f"{PREFIX}batch.trained"
@@ -87,6 +90,9 @@ TABLE: tuple[Kind, ...] = (
         "sample.<base>.<tenant>.<run>.<sampler>.<n>",
     ),
     Kind(SCORE, "command", "ScoreShard (JSON)", "[Score]", "reward.<tenant>.<request>.<shard>"),
+    Kind(
+        REGISTER, "command", "RegisterRequest (JSON)", "RegisterResponse", "reward.<tenant>.<request>.<shard>"
+    ),
     Kind(TAKE_IN, "command", "UploadRecord (JSON)", "DatasetVersion", _DATA),
     Kind(DERIVE, "command", "DeriveCommand (JSON)", "DatasetVersion | {versions}", _DATA),
     Kind(GATHER_ROLLOUTS, "command", "GatherCommand (JSON)", "DatasetVersion", _DATA),
@@ -103,6 +109,7 @@ TABLE: tuple[Kind, ...] = (
     Kind(CHECKPOINT, "entry", "CheckpointEntry (JSON)", None, _RUN + "checkpoint.<kind>.<name>"),
     Kind(RECORD, "entry", "a record of records.py (JSON)", None, "record.<kind>.<tenant>.<key>"),
     Kind(MANIFEST, "entry", "{shards, digest} (JSON)", None, "result.<queue>.<tenant>.<request>.manifest"),
+    Kind(PINNED, "entry", "{digest, functions} (JSON)", None, "result.reward.<tenant>.<request>.pins"),
     Kind(
         RESOLVED,
         "result",
@@ -131,6 +138,13 @@ TABLE: tuple[Kind, ...] = (
         "{request, shard, scores: [{sequence_id, outcome, value, reason, grader_version, seconds, attempts}]}",
         None,
         "facts.<tenant>.rollout.scored",
+    ),
+    Kind(
+        ROLLOUT_EXCLUDED,
+        "fact",
+        "{request, shard, item, sequence_id, outcome, reason, grader_version, attempts}",
+        None,
+        "facts.<tenant>.rollout.excluded",
     ),
     Kind(
         DATASET_UPLOADED,

@@ -101,6 +101,11 @@ def manifest_subject(queue: str, tenant: str, request: str) -> str:
     return f"result.{queue}.{token(tenant)}.{id_token(request)}.manifest"
 
 
+def pins_subject(queue: str, tenant: str, request: str) -> str:
+    """Beside them: what its names meant when it came first."""
+    return f"result.{queue}.{token(tenant)}.{id_token(request)}.pins"
+
+
 def result_filter(queue: str, tenant: str, owner: str) -> str:
     """All results of one owner, a sharded request's manifest included."""
     return f"result.{queue}.{token(tenant)}.{id_token(owner)}.*"

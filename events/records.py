@@ -1,4 +1,4 @@
-"""Small named facts of the world: base models, sessions, training runs, samplers, uploads, datasets.
+"""Small named facts of the world: base models, sessions, training runs, samplers, uploads, datasets, functions.
 
 Runs and samplers are written once (the first write wins) and therefore cached; sessions and models may change.
 """
@@ -17,6 +17,7 @@ from events.failure import Conflict, Failure, NotFound
 from events.streams import RECORDS
 from rekindle.types import TinkerPath
 from rekindle.types.datasets import Compression, DatasetVersion, Format
+from rekindle.types.rewards import FunctionInfo, SandboxInfo
 
 EVERYONE = "everyone"
 """Tenant of what all tenants share."""
@@ -147,6 +148,28 @@ class DatasetRecord(Record):
     """Blobs of deleted versions that have not been collected yet."""
 
 
+class FunctionRecord(Record):
+    """A reward function of a tenant's."""
+
+    name: str
+    versions: tuple[FunctionInfo, ...]
+    """At least one, the one registered last at the end."""
+
+
+class FunctionSource(Record):
+    """The file of one version. Example: FunctionSource(name="brevity", version="9f86…", source="def …")."""
+
+    name: str
+    version: str
+    source: str
+
+
+class SandboxRecord(Record):
+    """What holds untrusted code, as the reward replica that started last has found it."""
+
+    found: SandboxInfo
+
+
 KINDS: dict[type[Record], str] = {
     ModelRecord: "model",
     ServiceRecord: "service",
@@ -155,6 +178,9 @@ KINDS: dict[type[Record], str] = {
     SamplerRecord: "sampler",
     UploadRecord: "upload",
     DatasetRecord: "dataset",
+    FunctionRecord: "function",
+    FunctionSource: "source",
+    SandboxRecord: "sandbox",
 }
 IMMUTABLE = frozenset({RunRecord, SamplerRecord})
 

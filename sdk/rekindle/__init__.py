@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         RekindleError,
         RequestFailed,
         ServerUnavailable,
+        TooManyExcluded,
         TransferFailed,
         Unauthorized,
     )
@@ -61,6 +62,7 @@ __all__ = [
     "SamplingParams",
     "ServerUnavailable",
     "ServiceClient",
+    "TooManyExcluded",
     "TrainingClient",
     "TransferFailed",
     "Unauthorized",

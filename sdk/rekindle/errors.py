@@ -12,6 +12,7 @@
     │   └── ServerUnavailable       408 and from 500 on, after trying again for minutes
     ├── ConnectionFailed            nobody answered, after trying again for minutes
     ├── RequestFailed               a command was accepted and then failed (message, category, request_id)
+    ├── TooManyExcluded             the grader failed on too many items (response, max_excluded)
     ├── TransferFailed              an upload or download did not bring what was announced
     └── ClientClosed                the client was closed
 
@@ -22,8 +23,12 @@ pickled.
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from rekindle.types.errors import Category, InvalidField, RekindleError
+
+if TYPE_CHECKING:
+    from rekindle.types.rewards import ScoreResponse
 
 __all__ = [
     "APIError",
@@ -39,6 +44,7 @@ __all__ = [
     "RekindleError",
     "RequestFailed",
     "ServerUnavailable",
+    "TooManyExcluded",
     "TransferFailed",
     "Unauthorized",
     "api_error",
@@ -112,6 +118,24 @@ class RequestFailed(RekindleError):
 
     def __str__(self) -> str:
         return f"{self.message} (request {self.request_id}, {self.category})"
+
+
+class TooManyExcluded(RekindleError):
+    """The grader failed on more of the items than the caller bears: what is left is no fair sample of them."""
+
+    category: Category = "server"
+
+    def __init__(self, response: "ScoreResponse", max_excluded: float) -> None:
+        super().__init__(response, max_excluded)
+        self.response = response
+        """All scores, those of the other items too."""
+        self.max_excluded = max_excluded
+        """The share that was borne."""
+
+    def __str__(self) -> str:
+        scores, most = self.response.scores, self.max_excluded
+        reason = next((one.reason for one in scores if one.excluded), None)
+        return f"{self.response.excluded} of {len(scores)} items excluded, more than {most:.0%}; the first: {reason}"
 
 
 class TransferFailed(RekindleError):

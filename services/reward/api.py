@@ -1,5 +1,6 @@
-"""The HTTP edge of rewards: which graders there are, and items to be scored. Validates, appends, returns the future."""
+"""The HTTP edge of rewards: graders, functions of users, items to be scored. Validates, appends, returns futures."""
 
+import uuid
 from typing import Any
 
 import anyio.to_thread
@@ -8,22 +9,36 @@ from fastapi import APIRouter, Request
 from events import names
 from events.commands import Answer
 from events.edge import EdgeDep, TenantDep, parse, read_json
+from events.records import EVERYONE, SandboxRecord
 from events.shards import WHOLE, AnotherRequest, digest_of
 from rekindle.types import InvalidField
 from rekindle.types.requests import UntypedFuture
-from rekindle.types.rewards import GraderInfo, GradersResponse, ScoreRequest
-from services.reward import graders, versions
-from services.reward.commands import SHARDING, cut
+from rekindle.types.rewards import (
+    FunctionsResponse,
+    GraderInfo,
+    GradersResponse,
+    RegisterRequest,
+    ScoreRequest,
+)
+from services.reward import graders, pins, versions
+from services.reward.code import source
+from services.reward.commands import REGISTERING, SHARDING, cut
+from services.reward.functions import Functions
 
 router = APIRouter(tags=["rewards"])
+SANDBOX = "reward"
+"""Key of what is known of the sandbox."""
+ONLY = 1
+"""Number of the one command that registers a function."""
 
 
 @router.post("/rewards/score")
 async def score(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Queue items to be scored; a key that was used before stands for the same request."""
-    value = await read_json(request)
-    key, shards, digest = await anyio.to_thread.run_sync(_prepare, value)
-    request_id = names.score_id(key)
+    wanted, digest = await anyio.to_thread.run_sync(_prepare, await read_json(request))
+    request_id = names.score_id(wanted.idempotency_key)
+    wanted = await pins.pin(edge, Functions(edge.records), tenant, request_id, wanted, digest)
+    shards = await anyio.to_thread.run_sync(_shards, wanted)
     try:
         await SHARDING.submit(edge.bus, edge.blobs, tenant, request_id, shards, digest=digest)
     except AnotherRequest as error:
@@ -46,9 +61,60 @@ async def list_graders() -> Answer:
     return GradersResponse(graders=tuple(found)).model_dump(mode="json")
 
 
-def _prepare(value: dict[str, Any]) -> tuple[str, list[bytes], str]:
-    """(idempotency key, commands, identity of the request). Raises InvalidField."""
+@router.post("/rewards/functions")
+async def register(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
+    """Queue a function to be tried out; one that is accepted is there when the future resolves."""
+    wanted = await anyio.to_thread.run_sync(_described, await read_json(request))
+    # To register twice is no more than once, so that a repeated POST needs no identity of its own.
+    request_id = names.score_id(uuid.uuid4().hex)
+    command = wanted.model_dump_json().encode()
+    await REGISTERING.submit(edge.bus, edge.blobs, tenant, request_id, [command], digest=digest_of(command))
+    future = UntypedFuture(request_id=names.future_id(request_id, ONLY))
+    return future.model_dump(exclude_none=True)
+
+
+@router.get("/rewards/functions")
+async def list_functions(edge: EdgeDep, tenant: TenantDep) -> Answer:
+    """The newest version of each function."""
+    found = await Functions(edge.records).all(tenant)
+    return FunctionsResponse(functions=tuple(found)).model_dump(mode="json")
+
+
+@router.get("/rewards/functions/{name}")
+async def show_function(name: str, edge: EdgeDep, tenant: TenantDep) -> Answer:
+    """All versions of a function, the newest first."""
+    found = await Functions(edge.records).versions(tenant, name)
+    return FunctionsResponse(functions=found).model_dump(mode="json")
+
+
+@router.delete("/rewards/functions/{name}")
+async def unregister(name: str, edge: EdgeDep, tenant: TenantDep) -> Answer:
+    """Forget a function with all its versions; what is queued for it fails."""
+    await Functions(edge.records).remove(tenant, name)
+    return {}
+
+
+@router.get("/rewards/sandbox")
+async def show_sandbox(edge: EdgeDep) -> Answer:
+    """What holds untrusted code, as the reward replica that started last has found it."""
+    record = await edge.records.get(SandboxRecord, EVERYONE, SANDBOX)
+    return record.found.model_dump(mode="json")
+
+
+def _prepare(value: dict[str, Any]) -> tuple[ScoreRequest, str]:
+    """(request, its identity). Raises InvalidField."""
     wanted = parse(ScoreRequest, value)
     graders.check(wanted.grader)
-    shards = [shard.model_dump_json().encode() for shard in cut(wanted)]
-    return wanted.idempotency_key, shards, digest_of(wanted.model_dump_json().encode())
+    return wanted, digest_of(wanted.model_dump_json().encode())
+
+
+def _shards(wanted: ScoreRequest) -> list[bytes]:
+    return [shard.model_dump_json().encode() for shard in cut(wanted)]
+
+
+def _described(value: dict[str, Any]) -> RegisterRequest:
+    """Raises InvalidField for what can be seen without running it."""
+    wanted = parse(RegisterRequest, value)
+    described = source.describe(wanted.source)
+    pins.check_columns(described.columns, described.function, wanted.examples, (), "examples")
+    return wanted

@@ -1,11 +1,19 @@
-"""The reward service's composition root: HTTP edge, pool of grading processes, worker."""
+"""The reward service's composition root: HTTP edge, pool of grading processes, sandbox, worker."""
+
+import asyncio
 
 from fastapi import FastAPI
 
 from events.app import make_app
 from events.edge import Edge
+from events.records import EVERYONE, SandboxRecord
 from events.serve import serve
 from services.reward import api, graders
+from services.reward.code import place
+from services.reward.code.function import FunctionRunner
+from services.reward.code.python import PythonRunner
+from services.reward.code.register import Registrar
+from services.reward.functions import Functions
 from services.reward.outside import keys, verdict
 from services.reward.outside.address import Guard
 from services.reward.outside.client import Client
@@ -28,13 +36,22 @@ def build(settings: RewardSettings) -> FastAPI:
                 settings.graders, memory_bytes=settings.grader_memory_bytes, modules=[verdict.__name__]
             ) as pool,
             Client(guard, held, calls=settings.outside_calls) as client,
+            place.open_place(settings.sandbox_floor) as (sandbox, found),
         ):
+            await edge.records.replace(EVERYONE, api.SANDBOX, SandboxRecord(found=found))
+            cores, functions = asyncio.Semaphore(settings.graders), Functions(edge.records)
+            function_runner = FunctionRunner(sandbox, cores, functions.code)
             # one more than can be graded at once, so that none waits for the next to arrive
             runners: dict[str, Runner] = dict.fromkeys(graders.GRADERS, pool)
             runners |= {"remote": RemoteRunner(client), "llm_judge": JudgeRunner(client, pool)}
-            scorer = Scorer(runners)
+            runners |= {"python": PythonRunner(sandbox, cores), "function": function_runner}
             worker = RewardWorker(
-                edge.bus, edge.blobs, scorer, budget=settings.graders + 1, activity=edge.activity
+                edge.bus,
+                edge.blobs,
+                Scorer(runners),
+                Registrar(function_runner, functions.keep),
+                budget=settings.graders + 1,
+                activity=edge.activity,
             )
             edge.ready.set()
             await worker.run()

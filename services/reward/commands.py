@@ -1,4 +1,4 @@
-"""What a scoring command carries: some items of a request, and how the request was cut."""
+"""What commands carry: of a request to score, some items and how it was cut; or a function to register."""
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 from pydantic_core import to_json
@@ -9,6 +9,8 @@ from rekindle.types import rewards
 from rekindle.types.rewards import ScoreItem, ScoreRequest
 
 SHARDING = Sharding("reward", names.reward_subject, catalog.SCORE)
+REGISTERING = Sharding("reward", names.reward_subject, catalog.REGISTER)
+"""Of one command, whose result is that of the request."""
 SHARD_ITEMS = 32
 """Items of one command. Not a setting: a request that comes again must be cut as it was before."""
 MAX_COPIED_BYTES = 32 * 2**20

@@ -1,6 +1,7 @@
 """Settings of the reward service."""
 
 import os
+from typing import Literal
 
 from pydantic import Field
 
@@ -20,6 +21,8 @@ class RewardSettings(EdgeSettings):
     """Processes that grade; one for each core if nothing is said."""
     grader_memory_bytes: int = Field(MEMORY_BYTES, ge=2**28)
     """Address space of each, its libraries included."""
+    sandbox_floor: Literal["none", "limits", "confined", "namespaces"] = "confined"
+    """What must hold untrusted code for it to run at all, see `sandbox.layers.Level`."""
     outside_hosts: list[str] = Field(default_factory=list)
     """Hosts that graders may ask though they are not public: `HOST[:PORT]`; HOST is an address, a network or a name."""
     outside_key_hosts: dict[str, list[str]] = Field(default_factory=dict)

@@ -1,8 +1,8 @@
-"""A shard of items becomes scores: from the queue to the scorer and back.
+"""A shard of items becomes scores, a function is registered: from the queue to who does it, and back.
 
 Each shard is scored once its result is not there yet, told to the world as one fact, and joined with the
 others of its request. A shard that nobody could score, since it cost too many workers, is not a zero: its items
-are errors, counted as excluded.
+are errors, counted as excluded. Every exclusion is a fact.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from cloudevents.core.v1.event import CloudEvent
 from pydantic import TypeAdapter
 
-from events import claims
-from events import catalog, facts, names
+from events import catalog, claims, facts, names
 from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import Bus
@@ -19,24 +18,35 @@ from events.failure import Failure
 from events.shards import ShardResult
 from events.streams import RESULTS, REWARD
 from events.worker import MAX_FAILURES, Answer, Queue, QueueWorker
-from rekindle.types.rewards import CHECKED, MAX_REASON, Score, ScoreResponse
+from rekindle.types.rewards import CHECKED, MAX_REASON, RegisterRequest, Score, ScoreResponse
 from services.reward import versions
+from services.reward.code.register import Registrar
 from services.reward.commands import SHARDING, ScoreShard
 from services.reward.scorer import Scorer
 
 SCORES = TypeAdapter(list[Score])
+EXCLUSION = ("outcome", "reason", "grader_version", "attempts")
+"""What a fact says of a score that is none."""
 
 
 class RewardWorker:
     """Feeds a scorer from the queue of shards."""
 
     def __init__(
-        self, bus: Bus, blobs: Blobs, scorer: Scorer, *, budget: int, activity: Activity | None = None
+        self,
+        bus: Bus,
+        blobs: Blobs,
+        scorer: Scorer,
+        registrar: Registrar,
+        *,
+        budget: int,
+        activity: Activity | None = None,
     ) -> None:
-        """`budget`: shards taken at once."""
+        """`budget`: commands taken at once."""
         self._bus = bus
         self._blobs = blobs
         self._scorer = scorer
+        self._registrar = registrar
         queue = Queue(
             stream=REWARD,
             consumer="reward",
@@ -51,21 +61,40 @@ class RewardWorker:
         await self._worker.run()
 
     async def handle(self, event: CloudEvent, data: bytes) -> Answer | None:
-        """Score one shard; None if it was scored before, and was queued again by a repeated request."""
-        if await self._bus.first(RESULTS, _result_subject(event)) is not None:
+        """Do one command; None if it was done before, and was queued again by a repeated request."""
+        done = await self._bus.first(RESULTS, _result_subject(event))
+        if done is not None:
             return None
+        if event.get_type() == catalog.REGISTER:
+            wanted = RegisterRequest.model_validate_json(data)
+            response = await self._registrar.register(_tenant(event), wanted)
+            return Answer(response.model_dump_json().encode())
         shard = ScoreShard.model_validate_json(data, context=CHECKED)
         scores = await self._scorer.score(_tenant(event), shard.grader, shard.items, shard.columns)
-        return Answer(SCORES.dump_json(scores), facts=[_fact(event, shard, scores)])
+        return Answer(
+            SCORES.dump_json(scores), facts=[_scored(event, shard, scores), *_excluded(event, shard, scores)]
+        )
 
     async def _settled(self, event: CloudEvent) -> None:
         """Join the request if this was its last shard."""
+        if event.get_type() == catalog.REGISTER:
+            return
 
         def join(results: Sequence[ShardResult]) -> bytes:
             return whole(shard, results).model_dump_json().encode()
 
         shard = ScoreShard.model_validate_json(await claims.data_of(self._blobs, event), context=CHECKED)
+        await self._tell_failed(event, shard)
         await SHARDING.join(self._bus, self._blobs, _tenant(event), _request(event)[0], join)
+
+    async def _tell_failed(self, event: CloudEvent, shard: ScoreShard) -> None:
+        """Facts about the items of a shard that nobody could score; those of others went with their scores."""
+        done = await self._bus.first(RESULTS, _result_subject(event))
+        if done is None or done.event.get_type() != catalog.FAILED:
+            return
+        failure = Failure.model_validate_json(await claims.data_of(self._blobs, done.event))
+        for fact in _excluded(event, shard, [_failed(shard, failure)] * len(shard.items)):
+            await facts.publish(self._bus, _tenant(event), fact)
 
 
 def whole(shard: ScoreShard, results: Sequence[ShardResult]) -> ScoreResponse:
@@ -90,7 +119,31 @@ def _failed(shard: ScoreShard, failure: Failure) -> Score:
     )
 
 
-def _fact(event: CloudEvent, shard: ScoreShard, scores: list[Score]) -> CloudEvent:
+def _excluded(event: CloudEvent, shard: ScoreShard, scores: Sequence[Score]) -> list[CloudEvent]:
+    """A fact for each item that the grader failed on; `item` is its place in the request."""
+    request, number = _request(event)
+    first = sum(shard.sizes[: number - 1])
+    return [
+        facts.make_fact(
+            catalog.ROLLOUT_EXCLUDED,
+            tenant=_tenant(event),
+            service="reward",
+            subject=request,
+            id=f"{event.get_id()}:{index}",
+            data={
+                "request": request,
+                "shard": number,
+                "item": first + index,
+                "sequence_id": item.sequence_id,
+                **score.model_dump(mode="json", include=set(EXCLUSION)),
+            },
+        )
+        for index, (item, score) in enumerate(zip(shard.items, scores, strict=True))
+        if score.excluded
+    ]
+
+
+def _scored(event: CloudEvent, shard: ScoreShard, scores: list[Score]) -> CloudEvent:
     request, number = _request(event)
     return facts.make_fact(
         catalog.ROLLOUT_SCORED,

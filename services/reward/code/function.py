@@ -7,30 +7,24 @@ import asyncio
 import json
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from events.failure import NotFound
 from rekindle.types import rewards
 from rekindle.types.rewards import Score, ScoreItem
 from services.reward import versions
+from services.reward.code.place import Place
 from services.reward.code.trial import how
+from services.reward.functions import Code
 from services.reward.guests.function import CALL
 from services.reward.runner import Verdict, as_score, settle
-from services.reward.sandbox import Ended, Limits, Sandbox, SandboxError
+from services.reward.sandbox import Ended, Limits, SandboxError
 
 MEMORY_BYTES = 2**30
 OUTPUT_BYTES = 4 * 2**20
 THREADS = 8
 NOT_APPLICABLE = Verdict("invalid", None, "does not apply")
-
-
-@dataclass(frozen=True, slots=True)
-class Code:
-    """A function that can be called. Example: Code("def f(completions): …", "f")."""
-
-    source: str
-    function: str
 
 
 Find = Callable[[str, str, str], Awaitable[Code]]
@@ -40,7 +34,7 @@ Find = Callable[[str, str, str], Awaitable[Code]]
 class FunctionRunner:
     """Calls functions in a sandbox."""
 
-    def __init__(self, sandbox: Sandbox, cores: asyncio.Semaphore, find: Find) -> None:
+    def __init__(self, sandbox: Place, cores: asyncio.Semaphore, find: Find) -> None:
         """`cores`: how many calls run at once, of all callers together."""
         self._sandbox = sandbox
         self._cores = cores
@@ -49,10 +43,14 @@ class FunctionRunner:
     async def score(
         self, tenant: str, spec: rewards.Single, items: Sequence[ScoreItem], columns: dict[str, Any]
     ) -> list[Score]:
-        """As `Runner.score`. Raises NotFound for a function that is not registered any more."""
+        """As `Runner.score`."""
         assert isinstance(spec, rewards.Function), f"{spec.type} is not of this runner"
         assert spec.params.version is not None, "the edge says which version"
-        code = await self._find(tenant, spec.params.name, spec.params.version)
+        try:
+            code = await self._find(tenant, spec.params.name, spec.params.version)
+        except NotFound as error:  # it has just been unregistered
+            gone = as_score(Verdict("error", None, str(error)), versions.version(spec), 0.0, 1)
+            return [gone] * len(items)
         return await self.call(code, spec, items, columns)
 
     async def call(

@@ -14,12 +14,13 @@ from rekindle.types import rewards
 from rekindle.types.rewards import PythonParams, Score, ScoreItem
 from services.reward import versions
 from services.reward.code import trial
+from services.reward.code.place import Place
 from services.reward.code.rows import Test, tests_of
 from services.reward.code.trial import BrokenTest, Tried
 from services.reward.graders.base import unfenced
 from services.reward.guests.program import EXTRACT
 from services.reward.runner import Verdict, settle
-from services.reward.sandbox import Limits, Sandbox, SandboxError
+from services.reward.sandbox import Limits, SandboxError
 
 MOST_OVERRUN = 2
 EXTRACTED_BYTES = 2**24
@@ -28,7 +29,7 @@ EXTRACTED_BYTES = 2**24
 class PythonRunner:
     """Runs programs in a sandbox."""
 
-    def __init__(self, sandbox: Sandbox, cores: asyncio.Semaphore) -> None:
+    def __init__(self, sandbox: Place, cores: asyncio.Semaphore) -> None:
         """`cores`: how many tests run at once, of all calls together."""
         self._sandbox = sandbox
         self._cores = cores

@@ -7,7 +7,8 @@ from events.failure import UserError
 from rekindle.types import InvalidField
 from rekindle.types.rewards import Function, FunctionInfo, FunctionParams, RegisterRequest, RegisterResponse
 from services.reward.code import source
-from services.reward.code.function import Code, FunctionRunner
+from services.reward.code.function import FunctionRunner
+from services.reward.functions import Code
 
 Keep = Callable[[str, FunctionInfo, str], Awaitable[FunctionInfo]]
 """(tenant, function, source) → what is known of it from now on."""

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from events import tasks
 from rekindle.types.rewards import PythonParams
+from services.reward.code.place import Place
 from services.reward.code.rows import Assertions, Pair, Test, same_output
 from services.reward.guests.program import SCRIPT, SERVE, SYNTAX
 from services.reward.guests.tester import TEST
-from services.reward.sandbox import Ended, Limits, Sandbox
+from services.reward.sandbox import Ended, Limits
 
 TESTER_GRACE = 0.5
 """Seconds that a test's guest has beyond the program's, so that a program that hangs is what ends first."""
@@ -44,7 +45,7 @@ class Tried:
     """It is no Python: other tests would say the same."""
 
 
-async def attempt(sandbox: Sandbox, source: bytes, test: Test, params: PythonParams) -> Tried:
+async def attempt(sandbox: Place, source: bytes, test: Test, params: PythonParams) -> Tried:
     """Raises BrokenTest, or SandboxError when nothing is known of the program."""
     if isinstance(test, Pair):
         return await _pair(sandbox, source, test, params)
@@ -62,7 +63,7 @@ def limits(params: PythonParams) -> Limits:
     )
 
 
-async def _pair(sandbox: Sandbox, source: bytes, test: Pair, params: PythonParams) -> Tried:
+async def _pair(sandbox: Place, source: bytes, test: Pair, params: PythonParams) -> Tried:
     ended = await sandbox.run(SCRIPT, source, limits=limits(params), stdin=test.stdin.encode())
     if ended.how == "exit" and ended.code == 0:
         passed = same_output(test.stdout, ended.stdout)
@@ -72,7 +73,7 @@ async def _pair(sandbox: Sandbox, source: bytes, test: Pair, params: PythonParam
     return _died(ended, params)
 
 
-async def _assertions(sandbox: Sandbox, source: bytes, test: Assertions, params: PythonParams) -> Tried:
+async def _assertions(sandbox: Place, source: bytes, test: Assertions, params: PythonParams) -> Tried:
     order = json.dumps([test.setup, test.text]).encode()
     grace = params.seconds + TESTER_GRACE
     tester_limits = Limits(seconds=grace, cpu_seconds=grace, memory_bytes=TESTER_MEMORY)

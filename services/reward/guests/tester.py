@@ -51,7 +51,7 @@ class Tester(Peer):
         return operation not in ("str", "repr", "holds", "await")
 
     def lend(self, value: object) -> list[Any]:
-        name = getattr(value, "__name__", None)
+        name = getattr(value, "__name__", "")
         if isinstance(value, BuiltinFunctionType) and vars(builtins).get(name) is value:
             return ["builtin", name]
         if callable(value) or hasattr(value, "__next__") or type(value).__module__ == MODULE:

@@ -28,6 +28,8 @@ from rekindle.types.rewards.functions import (
     FunctionsResponse,
     RegisterRequest,
     RegisterResponse,
+    SandboxInfo,
+    SandboxLayer,
 )
 from rekindle.types.rewards.grader import MAX_COMPONENTS, Component, Grader, Single, Weighted, WeightedParams
 from rekindle.types.rewards.outside import KeyName, LlmJudge, LlmJudgeParams, Remote, RemoteParams, Url
@@ -103,6 +105,8 @@ __all__ = [
     "RegisterResponse",
     "Remote",
     "RemoteParams",
+    "SandboxInfo",
+    "SandboxLayer",
     "Score",
     "ScoreItem",
     "ScoreRequest",

@@ -49,6 +49,32 @@ class RegisterResponse(Exact):
 
 
 class FunctionsResponse(Exact):
-    """Answer of `GET rewards/functions`: the newest version of each, by name."""
+    """Answer of `GET rewards/functions`: the newest version of each, by name.
+
+    Of `GET rewards/functions/{name}`: all versions of one, the newest first.
+    """
 
     functions: tuple[FunctionInfo, ...]
+
+
+class SandboxLayer(Exact):
+    """One mechanism of the sandbox. E.g. `{"name": "landlock network", "in_force": true, "detail": "ABI 7"}`."""
+
+    name: str
+    in_force: bool
+    detail: str
+    """What was found; where it is not in force, what goes on without it."""
+
+
+class SandboxInfo(Exact):
+    """Answer of `GET rewards/sandbox`: what a replica found when it started."""
+
+    host: str
+    """Name of its machine or pod."""
+    started: datetime
+    floor: str
+    """What must be in force for it to run code: `none`, `limits`, `confined` or `namespaces`."""
+    refused: str | None = None
+    """Why it runs no code; None: it does."""
+    layers: tuple[SandboxLayer, ...]
+    """Empty where nothing could be found out."""
