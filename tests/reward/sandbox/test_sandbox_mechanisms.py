@@ -9,7 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -333,12 +334,24 @@ asyncio.run(main())
 """
 
 
-async def test_guests_die_with_the_service():
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that other users may pass through, unlike pytest's own; the folders of a killed service stay in it."""
+    with tempfile.TemporaryDirectory() as path:
+        Path(path).chmod(0o711)
+        yield Path(path)
+
+
+async def test_guests_die_with_the_service(open_folder: Path):
     for without, outlives in ([], False), (["death with parent"], True):
         service = subprocess.Popen(  # noqa: ASYNC220 - nothing else goes on here
             [sys.executable, "-c", SERVICE, *without],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={
+                **os.environ,
+                "TMPDIR": str(open_folder),
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            },
             stdout=subprocess.PIPE,
         )
         with service:
