@@ -1,6 +1,7 @@
 """Scores batches of rollouts on CPUs: graders in processes that can be killed, and the service around them.
 
 graders/     what each grader computes
+sandbox/     confines code that nobody trusts
 child.py     a process that grades, within limits of its own
 process.py   such a process as its parent sees it
 shard.py     items on their way to a final score
