@@ -19,7 +19,17 @@ from rekindle import ServiceClient
 from rekindle.cli import build
 from rekindle.types import Checkpoint, Cursor, TrainingRun, WeightsInfoResponse
 from rekindle.types.datasets import Column, DatasetVersion
-from rekindle.types.rewards import ExactMatchParams, GraderInfo, Score, ScoreResponse
+from rekindle.types.rewards import (
+    ExactMatchParams,
+    FunctionInfo,
+    FunctionsResponse,
+    GraderInfo,
+    RegisterResponse,
+    SandboxInfo,
+    SandboxLayer,
+    Score,
+    ScoreResponse,
+)
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 RUN = "s1:train:0"
@@ -49,6 +59,9 @@ class CliServer:
     results: dict[str, httpx.Response] = field(default_factory=dict)
     outcomes: dict[str, Score] = field(default_factory=dict)
     """Score by completion; others are scored by exact match."""
+    functions: list[FunctionInfo] = field(default_factory=list)
+    refused: str | None = None
+    """Why the server runs no code."""
     fatal: str | None = None
     """A completion that fails its whole request."""
 
@@ -74,6 +87,12 @@ class CliServer:
                 return self.results[json.loads(request.content)["request_id"]]
             case ["datasets", *rest]:
                 return self._datasets(method, rest, request)
+            case ["rewards", "functions", *rest]:
+                return self._functions(method, rest, request)
+            case ["rewards", "sandbox"]:
+                layer = SandboxLayer(name="cpu limit", in_force=not self.refused, detail="stopped it")
+                said = {"host": "pod-1", "started": NOW, "floor": "confined", "refused": self.refused}
+                return message(SandboxInfo(**said, layers=(layer,)))
             case ["rewards", what]:
                 return self._rewards(what, request)
             case _:
@@ -197,6 +216,28 @@ class CliServer:
         if any(item["completion"] == self.fatal for item in items):
             return self._accept(httpx.Response(200, json={"error": "no worker lived", "category": "server"}))
         return self._accept(message(ScoreResponse.of(tuple(self._score(item) for item in items))))
+
+    def _functions(self, method: str, parts: list[str], request: httpx.Request) -> httpx.Response:
+        found = [one for one in self.functions if parts in ([], [one.name])]
+        if method == "GET":
+            return message(FunctionsResponse(functions=tuple(found)))
+        if method == "DELETE":
+            self.functions = [one for one in self.functions if one not in found]
+            return httpx.Response(200, json={}) if found else failed(f"function {parts[0]!r} does not exist")
+        body = json.loads(request.content)
+        info = FunctionInfo(
+            name=body["name"],
+            version=sha256(body["source"].encode()).hexdigest()[:16],
+            function="reward",
+            columns=("limit",),
+            requirements=(),
+            pure=body["pure"],
+            created=NOW,
+        )
+        self.functions.append(info)
+        score = Score(outcome="scored", value=0.5, grader_version="function-1+0", seconds=0.1, attempts=1)
+        scores = (score,) * len(body["examples"])
+        return self._accept(message(RegisterResponse(function=info, scores=scores)))
 
     def _score(self, item: dict[str, Any]) -> Score:
         right = float(item["completion"] == item["columns"]["answer"])

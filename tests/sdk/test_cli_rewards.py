@@ -137,6 +137,38 @@ def test_a_bad_item_is_named_by_its_line(cli: CliServer, items: Path, line: str,
     assert not cli.asked
 
 
+def test_a_function_is_registered_listed_and_forgotten(cli: CliServer, items: Path, tmp_path: Path) -> None:
+    file = tmp_path / "brevity.py"
+    file.write_text("def reward(completions, limit):\n    ...\n")
+    table = cli.run("rewards", "register", file, "--examples", items, "--pure").stdout
+    assert '"name": "brevity"' in table and "limit" in table and table.count("0.5") == 6
+    other = cli.run("rewards", "register", file, "--examples", items, "--name", "short", "--json").stdout
+    assert json.loads(other)["function"]["pure"] is False
+    (first, second) = json.loads(cli.run("rewards", "functions", "--json").stdout)
+    assert (first["name"], second["name"]) == ("brevity", "short")
+    assert first["version"] in cli.run("rewards", "functions", "brevity").stdout
+    assert cli.run("rewards", "unregister", "brevity", input="n\n").exit_code == 1 and len(cli.functions) == 2
+    assert cli.run("rewards", "unregister", "brevity", "--yes").exit_code == 0
+    assert [one.name for one in cli.functions] == ["short"]
+    done = cli.run("rewards", "unregister", "brevity", "--yes")
+    assert done.exit_code == 1 and "'brevity' does not exist" in done.stderr
+
+
+def test_an_example_that_is_none_is_named_by_its_line(cli: CliServer, items: Path) -> None:
+    items.write_text(items.read_text() + '{"prompt": "p"}\n')
+    done = cli.run("rewards", "register", items, "--examples", items, "--name", "short")
+    assert done.exit_code == 1 and f"{items}:8: completion: missing" in done.stderr and not cli.asked
+
+
+def test_the_doctor_shows_the_layers_and_fails_where_no_code_runs(cli: CliServer) -> None:
+    done = cli.run("rewards", "doctor")
+    assert done.exit_code == 0 and "cpu limit" in done.stdout and "confined" in done.stdout
+    cli.refused = "the floor is not reached: landlock filesystem"
+    done = cli.run("rewards", "doctor")
+    assert done.exit_code == 1 and cli.refused in done.stdout
+    assert json.loads(cli.run("rewards", "doctor", "--json").stdout)["layers"][0]["in_force"] is False
+
+
 def test_a_file_without_items_is_refused(cli: CliServer, items: Path) -> None:
     items.write_text("\n")
     done = cli.run("rewards", "score", "--grader", GRADER, "--items", items)

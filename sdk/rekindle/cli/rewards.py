@@ -1,4 +1,4 @@
-"""`rekindle rewards`: which graders there are, and completions scored by one."""
+"""`rekindle rewards`: which graders there are, completions scored by one, functions of one's own, and the sandbox."""
 
 import contextlib
 import itertools
@@ -12,7 +12,7 @@ import typer
 
 from rekindle.cli import output
 from rekindle.cli.connection import connect, group
-from rekindle.cli.output import AsJson
+from rekindle.cli.output import AsJson, Yes
 from rekindle.cli.progress import item_bar
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rekindle import Future, ServiceClient
     from rekindle.cli.progress import Bar
-    from rekindle.types.rewards import Score, ScoreItem, ScoreResponse
+    from rekindle.types.rewards import FunctionInfo, Score, ScoreItem, ScoreResponse
 
 BATCH = 256
 """Items of one request: the progress moves that often."""
@@ -65,7 +65,7 @@ def score(
 ) -> None:
     """Score completions and summarize the outcomes."""
     spec = _grader(grader)
-    listed = _items(items, spec)
+    listed = _items(items, spec.params.needs())
     with connect(ctx) as service, _replacing(out) as file, item_bar("scoring", quiet=as_json) as bar:
         scores: list[Score] = []
         for part in _score(service, spec, listed, bar):
@@ -73,6 +73,116 @@ def score(
             if file is not None:
                 file.writelines(f"{one.model_dump_json()}\n" for one in part)
     _print_summary(scores, as_json)
+
+
+@app.command()
+def register(
+    ctx: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="With one public function.")
+    ],
+    examples: Annotated[
+        Path,
+        typer.Option(
+            exists=True, dir_okay=False, readable=True, help="JSONL: 1 to 64 items that it is tried on."
+        ),
+    ],
+    name: Annotated[str | None, typer.Option(show_default="that of the file")] = None,
+    pure: Annotated[
+        bool, typer.Option("--pure", help="Equal items always have equal rewards: score each once.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Register a reward function of your own, once it has scored its examples."""
+    listed = _items(examples, ())
+    with connect(ctx) as service:
+        found = service.rewards.register(file, name, examples=listed, pure=pure).result()
+    if as_json:
+        output.print_json(found)
+        return
+    output.print_fields(
+        [
+            ("grader", {"type": "function", "params": {"name": found.function.name}}),
+            *_about(found.function),
+        ]
+    )
+    output.print_table(
+        ("example", "outcome", "value", "reason"),
+        ((number, one.outcome, one.value, one.reason) for number, one in enumerate(found.scores, 1)),
+    )
+
+
+@app.command()
+def functions(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="List all versions of this one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List your reward functions."""
+    with connect(ctx) as service:
+        found = service.rewards.functions(name).result()
+    if as_json:
+        output.print_json(found)
+        return
+    output.print_table(
+        ("name", "version", "function", "columns", "requires", "pure", "registered"),
+        (
+            (
+                one.name,
+                one.version,
+                one.function,
+                ", ".join(one.columns),
+                ", ".join(one.requirements),
+                one.pure,
+                one.created,
+            )
+            for one in found
+        ),
+    )
+
+
+@app.command()
+def unregister(
+    ctx: typer.Context, name: Annotated[str, typer.Argument()], yes: Yes = False, as_json: AsJson = False
+) -> None:
+    """Forget a reward function with all its versions."""
+    output.confirm(f"Unregister {output.plain(name)} with all its versions?", yes)
+    with connect(ctx) as service:
+        service.rewards.unregister(name).result()
+    output.print_outcome({"unregistered": name}, as_json)
+
+
+@app.command()
+def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Show what holds untrusted code on the server, as it has found by trying. Exit code 1 if it runs none."""
+    with connect(ctx) as service:
+        found = service.rewards.sandbox().result()
+    if as_json:
+        output.print_json(found)
+    else:
+        output.print_table(
+            ("layer", "in force", "detail"), ((one.name, one.in_force, one.detail) for one in found.layers)
+        )
+        output.print_fields(
+            [
+                ("machine", found.host),
+                ("found", found.started),
+                ("floor", found.floor),
+                ("runs code", found.refused or True),
+            ]
+        )
+    if found.refused is not None:
+        raise typer.Exit(1)
+
+
+def _about(found: "FunctionInfo") -> list[tuple[str, object]]:
+    return [
+        ("version", found.version),
+        ("function", found.function),
+        ("columns", ", ".join(found.columns) or None),
+        ("requires", ", ".join(found.requirements) or None),
+        ("pure", found.pure),
+    ]
 
 
 def _score(
@@ -85,7 +195,11 @@ def _score(
     done = 0
     while True:
         room = AHEAD - len(waiting)
-        waiting.extend(service.rewards.score(grader, batch) for batch in itertools.islice(batches, room))
+        # What failed is counted at the end, and is no reason to stop.
+        waiting.extend(
+            service.rewards.score(grader, batch, max_excluded=None)
+            for batch in itertools.islice(batches, room)
+        )
         if not waiting:
             return
         found = waiting.popleft().result().scores
@@ -111,14 +225,14 @@ def _grader(text: str) -> Any:
         raise typer.BadParameter(str(error), param_hint="--grader") from error
 
 
-def _items(file: Path, grader: Any) -> "list[ScoreItem]":
-    """The file's items, each with the columns that the grader needs; mistakes name the line."""
+def _items(file: Path, needed: Sequence[str]) -> "list[ScoreItem]":
+    """The file's items, each with the columns that are needed; mistakes name the line."""
     from pydantic import TypeAdapter
 
     from rekindle.types import InvalidField
     from rekindle.types.rewards import ScoreItem
 
-    kind, needed, found = TypeAdapter(ScoreItem), grader.params.needs(), []
+    kind, found = TypeAdapter(ScoreItem), []
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
