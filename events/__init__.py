@@ -20,6 +20,7 @@ shards.py      a request cut into shards, and joined again
 futures.py     from a request id to its one result
 records.py     small named facts of the world: sessions, runs, samplers, models
 blobs.py       what is too large for an event
+claims.py      how long such a payload lasts
 edge.py        what every HTTP edge shares
 app.py         a service's application
 serve.py       an application as a process

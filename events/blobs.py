@@ -1,11 +1,11 @@
-"""What is too large for an event: claim-checked payloads and adapter files.
+"""What is too large for an event: adapter files, snapshots, datasets, payloads of large events.
 
 A key is a path of tokens made by `names.py`. A blob appears whole (written aside, flushed, renamed) and never
-changes. Events above `CLAIM_BYTES` leave their data here and carry `dataref` instead (the claim check pattern).
+changes. A folder that nothing is left in is gone too.
 """
 
 import asyncio
-import hashlib
+import contextlib
 import os
 import shutil
 import socket
@@ -13,12 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Protocol
 
-from cloudevents.core.v1.event import CloudEvent
-
-from events import envelope, names
+from events import names
 from events.failure import NotFound
-
-CLAIM_BYTES = 512 * 1024
 
 
 class Blobs(Protocol):
@@ -97,6 +93,9 @@ class FolderBlobs:
     def staging(self, work: str = "") -> Path:
         if work:
             self._clear(work)
+        return self._folder_aside(work)
+
+    def _folder_aside(self, work: str) -> Path:
         return Path(tempfile.mkdtemp(prefix=f"{self._writer}.{work}.", dir=self._aside))
 
     def _clear(self, work: str) -> None:
@@ -119,14 +118,13 @@ class FolderBlobs:
         path = self._path(key)
         if path.exists():
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f"{self._writer}.put.", dir=self._aside)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).replace(path)
+            _move_in(Path(name), path)
         except OSError:
             Path(name).unlink(missing_ok=True)  # a full disk must not fill further
             raise
@@ -142,19 +140,38 @@ class FolderBlobs:
             shutil.rmtree(folder)
             return size
         _flush_folder(folder)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder.rename(path)
+        _move_in(folder, path)
         _flush_folder(path.parent)
         return size
 
     def _delete(self, path: Path) -> None:
         work = f"gone-{names.token(str(path))}"
-        if path.is_dir():
-            aside = self.staging(work) / path.name  # gone at once for readers, whatever it takes to remove
-            path.rename(aside)
-        else:
-            path.unlink(missing_ok=True)
+        while path.is_dir():
+            aside = self._folder_aside(work) / path.name
+            with contextlib.suppress(FileNotFoundError):  # somebody else is deleting it too
+                path.rename(aside)  # gone at once for readers, whatever it takes to remove
+        path.unlink(missing_ok=True)
         self._clear(work)
+        self._drop_empty(path.parent)
+
+    def _drop_empty(self, folder: Path) -> None:
+        """Remove a folder that nothing is left in, and so on upwards."""
+        with contextlib.suppress(OSError):  # somebody has put something in, or has removed it
+            while folder != self._root:
+                folder.rmdir()
+                folder = folder.parent
+
+
+def _move_in(path: Path, place: Path) -> None:
+    """Rename into the store, whatever empty folders others remove at this moment."""
+    while True:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(place)
+            return
+        except FileNotFoundError:
+            if not path.exists():
+                raise
 
 
 def _flush_folder(path: Path) -> None:
@@ -171,19 +188,3 @@ def open_blobs(url: str) -> Blobs:
     if "://" in url:
         raise ValueError(f"blobs: {url!r} is not a folder")
     return FolderBlobs(Path(url))
-
-
-async def check_in(blobs: Blobs, tenant: str, event: CloudEvent) -> CloudEvent:
-    """Leave large data in the store; the event that returns carries `dataref`."""
-    data = envelope.data_of(event)
-    if len(data) <= CLAIM_BYTES:
-        return event
-    key = names.claim_key(tenant, event.get_id(), hashlib.sha256(data).hexdigest())
-    await blobs.put(key, data)
-    return CloudEvent({**event.get_attributes(), "dataref": key}, b"")
-
-
-async def check_out(blobs: Blobs, event: CloudEvent) -> bytes:
-    """The event's data, fetched from the store if it was left there. Raises NotFound."""
-    key = event.get_extension("dataref")
-    return await blobs.get(key) if key else envelope.data_of(event)

@@ -25,6 +25,7 @@ GATHER_ROLLOUTS = f"{PREFIX}data.gather_rollouts"
 EXPIRE_UPLOAD = f"{PREFIX}data.expire_upload"
 COLLECT_DATASET = f"{PREFIX}data.collect"
 COLLECT = f"{PREFIX}checkpoint.collect"
+EXPIRE_CLAIMS = f"{PREFIX}checkpoint.expire_claims"
 ACTIVATE = f"{PREFIX}<service>.activate"
 RELEASE = f"{PREFIX}checkpoint.release"
 
@@ -100,6 +101,7 @@ TABLE: tuple[Kind, ...] = (
     Kind(COLLECT_DATASET, "command", "CollectCommand (JSON)", None, _DATA),
     Kind(RELEASE, "command", "ReleaseCommand (JSON)", None, "checkpoint.<tenant>.release.<session | run>"),
     Kind(COLLECT, "command", "CheckpointEntry (JSON)", None, "checkpoint.<tenant>.collect.<path>"),
+    Kind(EXPIRE_CLAIMS, "command", "ExpireCommand (JSON)", None, "checkpoint.<tenant>.expire.<day>"),
     Kind(ACTIVATE, "command", "Activation (JSON)", None, "none: POST /activate of a service"),
     Kind(REJECTED, "entry", "Failure (JSON)", None, _COMMAND),
     Kind(RELEASED, "entry", "Failure (JSON)", None, _COMMAND),

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from events import catalog, envelope, names
 from events.edge import BodyTooLarge, Edge, M, number_field, parse, read_json, text_field
 from events.failure import NotFound
-from events.records import EVERYONE, ModelRecord, RunRecord
+from events.records import EVERYONE, ModelRecord, RunRecord, SessionRecord
 from rekindle.types import InvalidField
 from rekindle.types.requests import UntypedFuture
 
@@ -27,11 +27,24 @@ def future(run_id: str, number: int) -> Answer:
 async def numbered(edge: Edge, tenant: str, body: dict[str, Any]) -> tuple[RunRecord, int]:
     """The run and number of a command. Raises InvalidField or NotFound: then it has no place in a log."""
     run_id, number = text_field(body, "model_id"), number_field(body, "seq_id", least=1)
+    return await open_run(edge, tenant, run_id, number), number
+
+
+async def open_run(edge: Edge, tenant: str, run_id: str, number: int) -> RunRecord:
+    """A run that takes commands under that number. Raises NotFound or InvalidField."""
     run = await living_run(edge, tenant, run_id)
     if run.closed:
         raise NotFound(f"run {run_id!r} is over: its session has ended")
     await check_reach(edge, tenant, run, number)
-    return run, number
+    return run
+
+
+async def open_session(edge: Edge, tenant: str, session_id: str) -> SessionRecord:
+    """A session in which things may be made. Raises NotFound."""
+    session = await edge.records.get(SessionRecord, tenant, session_id)
+    if session.ended is not None:
+        raise NotFound(f"session {session_id!r} has ended ({session.ended})")
+    return session
 
 
 async def read_numbered(

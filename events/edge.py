@@ -58,8 +58,8 @@ class Edge:
     settings: EdgeSettings
     activity: Activity
     """Whether this replica shall take work."""
-    highest: LRUCache[str, int] = field(default_factory=lambda: LRUCache(maxsize=16384))
-    """The highest number seen of each run's commands, by root subject."""
+    highest: LRUCache[str, int] = field(default_factory=lambda: LRUCache(maxsize=1024))
+    """The highest number seen of the commands of runs in use, by root subject."""
 
     @classmethod
     async def open(cls, settings: EdgeSettings, name: str) -> "Edge":

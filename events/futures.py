@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 
 from cloudevents.core.v1.event import CloudEvent
 
-from events import blobs as claims
-from events import catalog, envelope, names
+from events import catalog, claims, envelope, names
 from events.blobs import Blobs
 from events.bus import Bus
 from events.failure import Failure, NotFound, RekindleError
@@ -151,7 +150,7 @@ class Futures:
 
     async def read(self, event: CloudEvent) -> Result | Failure:
         """What a result event says."""
-        data = await claims.check_out(self._blobs, event)
+        data = await claims.data_of(self._blobs, event)
         if event.get_type() == catalog.RESOLVED:
             return Result(event.get_datacontenttype() or envelope.JSON, data)
         return Failure.model_validate_json(data)
@@ -171,7 +170,7 @@ class Futures:
         return None
 
     async def read_failure(self, event: CloudEvent) -> Failure:
-        return Failure.model_validate_json(await claims.check_out(self._blobs, event))
+        return Failure.model_validate_json(await claims.data_of(self._blobs, event))
 
     async def why_waiting(self, tenant: str, request_id: str, patience: float) -> str | None:
         """Which earlier number a command waits for, or which service to start; None when it waits for none."""

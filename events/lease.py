@@ -12,8 +12,7 @@ from cloudevents.core.v1.event import CloudEvent
 from pydantic import BaseModel, ConfigDict
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from events import blobs as claims
-from events import catalog, envelope, names
+from events import catalog, claims, envelope, names
 from events.blobs import Blobs
 from events.bus import Bus, Stored, again_when_unavailable
 from events.failure import BusUnavailable, Conflict, RekindleError, StreamFull
@@ -121,7 +120,7 @@ class RunHolder:
     async def payload(self, entry: Entry) -> tuple[CloudEvent, bytes]:
         """The command of an entry and its data."""
         stored = await self._read(entry.sequence)
-        return stored.event, await claims.check_out(self._blobs, stored.event)
+        return stored.event, await claims.data_of(self._blobs, stored.event)
 
     @again_when_unavailable
     async def resolved(self) -> set[int]:

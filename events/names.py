@@ -7,6 +7,7 @@ the record itself. Every subject carries the tenant.
 
 import hashlib
 import re
+from datetime import date
 from functools import lru_cache
 
 SLUG_LENGTH = 30
@@ -14,7 +15,7 @@ QUEUES = {"score": "reward", "data": "data"}
 """First part of a request's owner, `score:<hex>`, and the work queue that answers it."""
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def token(name: str) -> str:
     """`Qwen/Qwen3-8B` → `qwen-qwen3-8b-<8 hex>`: one subject token, DNS label and folder name."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:SLUG_LENGTH].strip("-")
@@ -124,6 +125,11 @@ def collect_subject(tenant: str, checkpoint_path: str) -> str:
     return f"checkpoint.{token(tenant)}.collect.{token(checkpoint_path)}"
 
 
+def expire_subject(tenant: str, day: date) -> str:
+    """Of payloads that have expired when the day begins."""
+    return f"checkpoint.{token(tenant)}.expire.{day}"
+
+
 def result_subject(queue: str, tenant: str, owner: str, seq: int) -> str:
     return f"result.{queue}.{token(tenant)}.{id_token(owner)}.{seq}"
 
@@ -190,9 +196,19 @@ def tenant_of(source: str) -> str:
 # Blobs.
 
 
-def claim_key(tenant: str, owner: str, digest: str) -> str:
-    """A payload belongs to one event, so that it can go with it."""
-    return f"{token(tenant)}/claims/{token(owner)}/{digest}"
+def claim_name(event_id: str, digest: str) -> str:
+    """Of a payload in its folder: it belongs to one event, so that it can go with it."""
+    return f"{token(event_id)}-{digest}"
+
+
+def claims_of_day(tenant: str, day: date) -> str:
+    """Folder of payloads that have all expired when the day begins."""
+    return f"{token(tenant)}/claims/{day}"
+
+
+def run_claims(base: str, tenant: str, run: str) -> str:
+    """Folder of payloads that a run's log refers to."""
+    return f"{run_folder(base, tenant, run)}/claims"
 
 
 def checkpoint_key(base: str, tenant: str, run: str, kind: str, name: str, epoch: int) -> str:

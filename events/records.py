@@ -247,10 +247,14 @@ class Records:
     def _forgotten(self, subject: str) -> None:
         self._cache.pop(subject.removeprefix(names.forgotten_subject("")), None)
 
-    async def amend(self, tenant: str, key: str, record: Record) -> None:
-        """Write a record anew that others remember."""
-        await self._write(tenant, key, record, expect_last=None)
-        await self._say_forgotten(names.record_subject(KINDS[type(record)], tenant, key))
+    async def amend(self, kind: type[R], tenant: str, key: str, **changes: object) -> None:
+        """Change a record that others remember; nothing happens if there is none any more."""
+        subject = names.record_subject(KINDS[kind], tenant, key)
+        while (stored := await self._bus.last(RECORDS, subject)) is not None:
+            record = self._remember(kind, stored).model_copy(update=changes)
+            with contextlib.suppress(Conflict):
+                await self._write(tenant, key, record, expect_last=stored.sequence)
+                return await self._say_forgotten(subject)
 
     async def forget(self, kind: type[Record], tenant: str, key: str) -> None:
         """Remove a record of any kind, also from what others remember."""

@@ -10,8 +10,7 @@ from datetime import UTC, datetime, timedelta
 from cloudevents.core.v1.event import CloudEvent
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from events import blobs as claims
-from events import catalog, envelope, names
+from events import catalog, claims, envelope, names
 from events.blobs import Blobs
 from events.bus import Bus, again_when_unavailable, until_available
 from events.failure import Conflict, Failure
@@ -49,7 +48,9 @@ class RunLog:
             number=str(number),
         )
         await self._bus.ensure_run_stream(run.base)
-        await self._append_first(tenant, run, number, await claims.check_in(self._blobs, tenant, event))
+        await self._append_first(
+            tenant, run, number, await claims.keep(self._blobs, run.base, tenant, run.run_id, event)
+        )
 
     async def reject(self, tenant: str, run: RunRecord, number: int, message: str) -> None:
         """Append the caller's fault under the number: the entry is itself the result."""

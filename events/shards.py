@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from cloudevents.core.v1.event import CloudEvent
 from pydantic import BaseModel, ConfigDict
 
-from events import blobs as claims
-from events import catalog, envelope, names
+from events import catalog, claims, envelope, names
 from events.blobs import Blobs
 from events.bus import Bus, Stored, again_when_unavailable
 from events.failure import Conflict, Failure, StreamFull
-from events.streams import RESULTS
+from events.streams import RESULT_DAYS, RESULTS
 
 WHOLE = 0
 """Number of the joined result."""
@@ -93,7 +92,7 @@ class Sharding:
     ) -> None:
         event = self._event(self.type, tenant, request, names.future_id(request, shard), data)
         try:
-            event = await claims.check_in(blobs, tenant, event)
+            event = await claims.lend(bus, blobs, tenant, event, claims.COMMAND_DAYS)
             await bus.append(self.subject(tenant, request, shard), event, expect_last=0)
         except Conflict:
             return  # it is queued already
@@ -114,14 +113,15 @@ class Sharding:
             return  # they have just expired
         results = [await self._read(blobs, one) for one in stored if one is not None]
         event = self._event(catalog.RESOLVED, tenant, request, names.future_id(request, WHOLE), join(results))
-        await bus.append_once(RESULTS, whole, await claims.check_in(blobs, tenant, event))
+        event = await claims.lend(bus, blobs, tenant, event, RESULT_DAYS)
+        await bus.append_once(RESULTS, whole, event)
 
     async def _manifest(self, bus: Bus, tenant: str, request: str) -> Manifest | None:
         stored = await bus.first(RESULTS, names.manifest_subject(self.queue, tenant, request))
         return None if stored is None else Manifest.model_validate_json(envelope.data_of(stored.event))
 
     async def _read(self, blobs: Blobs, stored: Stored) -> ShardResult:
-        data = await claims.check_out(blobs, stored.event)
+        data = await claims.data_of(blobs, stored.event)
         return data if stored.event.get_type() == catalog.RESOLVED else Failure.model_validate_json(data)
 
     def _result(self, tenant: str, request: str, number: int) -> str:

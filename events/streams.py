@@ -4,7 +4,7 @@ RUNS_<base>  limits     commands, leases, results, checkpoint entries of a base 
 SAMPLE       workqueue  sampling commands; one shared consumer a base model
 REWARD       workqueue  shards of rollouts to score
 DATA         workqueue  uploads to take in, versions to derive; takes messages for later
-CHECKPOINT   workqueue  blobs to collect
+CHECKPOINT   workqueue  blobs to collect, what to release and what has expired; takes messages for later
 RESULTS      write-once results of the work queues, for a day
 ATTEMPTS     last value reported failures of deliveries, for a day
 ALIVE        last value replicas that live, for as long as they say so again
@@ -18,6 +18,8 @@ from nats.js.api import DiscardPolicy, RePublish, RetentionPolicy, StorageType, 
 from events import names
 
 DAY = 24 * 3600.0
+RESULT_DAYS, FACT_DAYS, DEAD_DAYS = 1.0, 7.0, 30.0
+"""How long entries of those streams are kept."""
 WORK_QUEUE = RetentionPolicy.WORK_QUEUE
 ALIVE_SECONDS = 10.0
 """How long a replica that says nothing is still believed to live."""
@@ -49,6 +51,8 @@ def shared(replicas: int) -> list[StreamConfig]:
         )
 
     work = {"retention": WORK_QUEUE, "discard": DiscardPolicy.NEW}
+    # A stream that takes messages for later cannot refuse new ones; these have no limit to reach either.
+    later = {"retention": WORK_QUEUE, "allow_msg_schedules": True}
     return [
         stream(ALIVE, "alive.>", max_msgs_per_subject=1, max_age=ALIVE_SECONDS),
         stream(RECORDS, "record.>", max_msgs_per_subject=1),
@@ -58,16 +62,15 @@ def shared(replicas: int) -> list[StreamConfig]:
             max_msgs_per_subject=1,
             discard=DiscardPolicy.NEW,
             discard_new_per_subject=True,
-            max_age=DAY,
+            max_age=RESULT_DAYS * DAY,
             republish=RePublish(src="result.>", dest=f"{names.STORED}.result.>", headers_only=True),
         ),
-        stream(FACTS, "facts.>", max_age=7 * DAY),
+        stream(FACTS, "facts.>", max_age=FACT_DAYS * DAY),
         stream(SAMPLE, "sample.>", **work),
         stream(REWARD, "reward.>", **work),
-        # A stream that takes messages for later cannot refuse new ones; this one has no limit to reach either.
-        stream(DATA, "data.>", names.later_subject("data.>"), retention=WORK_QUEUE, allow_msg_schedules=True),
-        stream(CHECKPOINT, "checkpoint.>", **work),
-        stream(DEAD, "dead.>", max_age=30 * DAY),
+        stream(DATA, "data.>", names.later_subject("data.>"), **later),
+        stream(CHECKPOINT, "checkpoint.>", names.later_subject("checkpoint.>"), **later),
+        stream(DEAD, "dead.>", max_age=DEAD_DAYS * DAY),
         stream(ATTEMPTS, "attempts.>", max_msgs_per_subject=1, max_age=DAY),
     ]
 

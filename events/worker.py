@@ -17,14 +17,13 @@ from cloudevents.core.exceptions import BaseCloudEventException
 from cloudevents.core.v1.event import CloudEvent
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from events import blobs as claims
-from events import catalog, envelope, facts, names, tasks, trace
+from events import catalog, claims, envelope, facts, names, tasks, trace
 from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import SILENCE, Bus, again_when_unavailable, until_available
 from events.failure import BusUnavailable, CommandFailed, Failure, NotFound, WorkerBroken
 from events.pull import ConsumerGone, Delivery, Puller
-from events.streams import ATTEMPTS, DEAD, RESULTS
+from events.streams import ATTEMPTS, DEAD, DEAD_DAYS, FACT_DAYS, RESULT_DAYS, RESULTS
 
 log = structlog.get_logger(__name__)
 
@@ -219,7 +218,7 @@ class QueueWorker:
 
     async def _handle(self, delivery: Delivery, event: CloudEvent) -> Answer | None:
         """Run the handler within the budget; one that is dearer than all of it runs alone."""
-        data = await claims.check_out(self._blobs, event)
+        data = await claims.data_of(self._blobs, event)
         cost = max(1, self._queue.cost(event, data))
         self._mean_cost = 0.9 * self._mean_cost + 0.1 * cost
         async with self._admission:
@@ -253,14 +252,15 @@ class QueueWorker:
         tenant = self._queue.tenant(event)
         if answer is not None:
             for fact in answer.facts:
-                await facts.publish(self._bus, tenant, await claims.check_in(self._blobs, tenant, fact))
+                fact = await claims.lend(self._bus, self._blobs, tenant, fact, FACT_DAYS)
+                await facts.publish(self._bus, tenant, fact)
             await self._resolve(event, catalog.RESOLVED, answer.data, answer.content_type)
         await self._settle(delivery, event)
 
-    async def _settle(self, delivery: Delivery, event: CloudEvent, *, keep: bool = False) -> None:
-        """The result is durable: what follows from it, then the acknowledgement, and the payload goes.
+    async def _settle(self, delivery: Delivery, event: CloudEvent, kept: str | None = None) -> None:
+        """The result is durable: what follows from it, then the acknowledgement, and what was kept for it goes.
 
-        keep: the payload stays, to be looked at.
+        kept: a payload that is still wanted.
         """
         try:
             if self._queue.settled is not None:
@@ -271,11 +271,20 @@ class QueueWorker:
             raise  # comes back
         except Exception as error:
             log.error("dead.letter", stream=DEAD, subject=delivery.subject, exc_info=error)
-            await self._bus.append(names.dead_subject(delivery.subject), event)
+            kept = await self._bury(delivery, event)
         await delivery.message.ack()
-        claim = event.get_extension("dataref")
-        if claim is not None and not keep:
-            await self._blobs.delete(claim)
+        if event.get_extension("dataref") != kept:
+            await claims.drop(self._blobs, event)
+        if delivery.delivered > 1:
+            await self._bus.purge(ATTEMPTS, names.attempts_subject(delivery.subject))
+
+    async def _bury(self, delivery: Delivery, event: CloudEvent) -> str | None:
+        """Keep a command to be looked at; returns its payload in the blob store, if it has one there."""
+        with contextlib.suppress(NotFound):  # its payload is gone: the rest says something too
+            whole = await claims.unclaimed(self._blobs, event)
+            event = await claims.lend(self._bus, self._blobs, self._queue.tenant(event), whole, DEAD_DAYS)
+        await self._bus.append(names.dead_subject(delivery.subject), event)
+        return event.get_extension("dataref") or None
 
     async def _failed(self, delivery: Delivery, event: CloudEvent, failure: Failure) -> None:
         if failure.category == "user" or not failure.retryable:
@@ -303,9 +312,9 @@ class QueueWorker:
 
     async def _give_up(self, delivery: Delivery, event: CloudEvent, failure: Failure) -> None:
         log.error("dead.letter", stream=DEAD, subject=delivery.subject, reason=failure.message)
-        await self._bus.append(names.dead_subject(delivery.subject), event)
+        kept = await self._bury(delivery, event)
         await self._resolve(event, catalog.FAILED, failure.model_dump_json().encode())
-        await self._settle(delivery, event, keep=True)
+        await self._settle(delivery, event, kept)
 
     @again_when_unavailable
     async def _resolve(
@@ -323,5 +332,5 @@ class QueueWorker:
             data=data,
             content_type=content_type,
         )
-        subject = self._queue.result_subject(event)
-        await self._bus.append_once(RESULTS, subject, await claims.check_in(self._blobs, tenant, result))
+        result = await claims.lend(self._bus, self._blobs, tenant, result, RESULT_DAYS)
+        await self._bus.append_once(RESULTS, self._queue.result_subject(event), result)

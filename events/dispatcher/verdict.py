@@ -9,7 +9,7 @@ from collections import defaultdict
 import structlog
 from cloudevents.core.v1.event import CloudEvent
 
-from events import catalog, envelope, names
+from events import catalog, claims, envelope, names
 from events.blobs import Blobs
 from events.bus import Bus, Stored
 from events.dispatcher.backlog import Backlog, queue_of
@@ -33,10 +33,10 @@ async def fail_waiting(bus: Bus, blobs: Blobs, spec: ServiceSpec, backlog: Backl
         await _fail_runs(bus, blobs, spec.base or "", waiting, failure)
     else:
         for command in waiting:
-            await _fail_queued(bus, spec, command, failure)
+            await _fail_queued(bus, blobs, spec, command, failure)
 
 
-async def _fail_queued(bus: Bus, spec: ServiceSpec, command: Stored, failure: Failure) -> None:
+async def _fail_queued(bus: Bus, blobs: Blobs, spec: ServiceSpec, command: Stored, failure: Failure) -> None:
     """A command that nobody waits for stays: it is a promise to be kept later."""
     if catalog.BY_TYPE[command.event.get_type()].result is None:
         return
@@ -47,6 +47,7 @@ async def _fail_queued(bus: Bus, spec: ServiceSpec, command: Stored, failure: Fa
         subject = names.result_subject(spec.kind, tenant, owner, one)
         await bus.append_once(RESULTS, subject, _failed(command, failure))
     await bus.remove(queue_of(spec.kind, spec.base).stream, command.sequence)
+    await claims.drop(blobs, command.event)
 
 
 async def _fail_runs(bus: Bus, blobs: Blobs, base: str, waiting: list[Stored], failure: Failure) -> None:

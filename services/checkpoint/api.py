@@ -6,10 +6,18 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from events import catalog, names
-from events.commands import Answer, future, known_model, living_run, numbered, read_numbered
+from events.commands import (
+    Answer,
+    future,
+    known_model,
+    living_run,
+    numbered,
+    open_session,
+    read_numbered,
+)
 from events.edge import Edge, EdgeDep, TenantDep, number_field, parse, read_json, text_field
 from events.failure import Failure, NotFound
-from events.records import LoraShape, RunRecord, SamplerRecord, SessionRecord
+from events.records import LoraShape, RunRecord, SamplerRecord
 from events.weights import LoadCommand, SaveCommand
 from rekindle.types import InvalidField, TinkerPath
 from rekindle.types.requests import (
@@ -143,7 +151,7 @@ def _shape(lora: LoraShape) -> LoraShape:
 async def _load_new(edge: Edge, tenant: str, body: dict[str, Any]) -> Answer:
     """A new run whose base model and shape are the checkpoint's."""
     session, seq = text_field(body, "session_id"), number_field(body, "model_seq_id", least=0)
-    await edge.records.get(SessionRecord, tenant, session)
+    await open_session(edge, tenant, session)
     run_id = names.model_id(session, seq)
     record = RunRecord(
         run_id=run_id, session_id=session, base="", lora=LoraShape(rank=1, seed=0), created=datetime.now(UTC)

@@ -1,9 +1,9 @@
-"""The checkpoint service's composition root: its HTTP edges, and the worker that collects deleted blobs."""
+"""The checkpoint service's composition root: its HTTP edges, and the worker that removes what is no longer wanted."""
 
 from cloudevents.core.v1.event import CloudEvent
 from fastapi import FastAPI
 
-from events import catalog, names
+from events import catalog, claims, names
 from events.app import make_app
 from events.checkpoints import CheckpointEntry
 from events.commands import ReleaseCommand
@@ -17,12 +17,18 @@ from services.checkpoint.release import Release
 
 
 async def collect(edge: Edge) -> None:
-    """Remove the files of deleted checkpoints, and what sessions leave; doing it twice does no harm."""
+    """Remove the files of deleted checkpoints, what sessions leave, and expired payloads.
+
+    Doing it twice does no harm.
+    """
     release = Release(edge.bus, edge.blobs, edge.records, edge.checkpoints)
 
     async def handle(event: CloudEvent, data: bytes) -> Answer | None:
+        tenant = names.tenant_of(event.get_source())
         if event.get_type() == catalog.RELEASE:
-            await release(names.tenant_of(event.get_source()), ReleaseCommand.model_validate_json(data))
+            await release(tenant, ReleaseCommand.model_validate_json(data))
+        elif event.get_type() == catalog.EXPIRE_CLAIMS:
+            await claims.expire(edge.bus, edge.blobs, tenant, claims.ExpireCommand.model_validate_json(data))
         else:
             await edge.blobs.delete(CheckpointEntry.model_validate_json(data).blob)
         return None

@@ -1,20 +1,22 @@
 """What becomes of a session's things when it ends, and of a run that is deleted.
 
 Promises: after a release nothing of a run is left in streams or blob store but its named checkpoints and the
-records that they need; deleting a run removes those too. Repeated, a release does no harm: it goes on where the
-last attempt ended. The run's lease is taken first, so that a trainer that still holds it can write nothing more.
+records that they need; deleting a run removes those too. Repeated, or at once with another, a release does no harm:
+it goes on where the last attempt ended. The run's lease is taken first, so that a trainer that still holds it can
+write nothing more.
 """
 
 from dataclasses import dataclass
 
 import structlog
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
-from events import names
+from events import claims, names
 from events.blobs import Blobs
-from events.bus import Bus, Stored
+from events.bus import Bus
 from events.checkpoints import Checkpoints
 from events.commands import ReleaseCommand
-from events.failure import NotFound
+from events.failure import Conflict, NotFound
 from events.lease import RunHolder
 from events.records import Records, RunRecord, SamplerRecord, SessionRecord
 from events.streams import RESULTS, SAMPLE
@@ -61,8 +63,7 @@ class Release:
         kept = {entry.blob for entry in await self.checkpoints.of_run(tenant, run)}
         stream, root = names.run_stream(run.base), names.run_root(run.base, tenant, run.run_id)
         if await self.bus.subjects(stream, f"{root}.>"):
-            await RunHolder.take(self.bus, self.blobs, run.base, tenant, root)
-            await self._drop_claims(stream, f"{root}.cmd.*", f"{root}.result.*")
+            await self._seize(tenant, run, root)
             for part in ("cmd.*", "result.*", "head", *(() if kept else ("checkpoint.>",)), "lease"):
                 await self.bus.purge(stream, f"{root}.{part}")
         await self._drop_blobs(tenant, run, kept)
@@ -70,8 +71,13 @@ class Release:
             await self.records.forget(RunRecord, tenant, run.run_id)
             await self.bus.purge(stream, f"{root}.>")  # what came until nobody knew the run any more
         elif not run.closed:
-            await self.records.amend(tenant, run.run_id, run.model_copy(update={"closed": True}))
+            await self.records.amend(RunRecord, tenant, run.run_id, closed=True)
         await self.bus.tell(names.closed_subject(root))
+
+    @retry(retry=retry_if_exception_type(Conflict), stop=stop_after_attempt(100), reraise=True)
+    async def _seize(self, tenant: str, run: RunRecord, root: str) -> None:
+        """Take the lease, whoever else does so at this moment: each attempt is after somebody's success."""
+        await RunHolder.take(self.bus, self.blobs, run.base, tenant, root)
 
     async def _drop_blobs(self, tenant: str, run: RunRecord, kept: set[str]) -> None:
         folder = names.run_folder(run.base, tenant, run.run_id)
@@ -85,22 +91,14 @@ class Release:
 
     async def _release_sampler(self, tenant: str, sampler: SamplerRecord) -> None:
         id, base = sampler.sampler_id, sampler.base
-        results = names.result_filter("sample", tenant, id)
-        await self._drop_claims(RESULTS, results)
-        await self.bus.purge(RESULTS, results)
-        await self.bus.purge(SAMPLE, names.sampler_filter(base, tenant, sampler.owner, id))
-        await self.records.forget(SamplerRecord, tenant, id)
-
-    async def _drop_claims(self, stream: str, *filters: str) -> None:
-        """Remove the payloads that entries have left in the blob store."""
-        for subjects in filters:
+        for stream, subjects in (
+            (SAMPLE, names.sampler_filter(base, tenant, sampler.owner, id)),
+            (RESULTS, names.result_filter("sample", tenant, id)),
+        ):
             async for stored in self.bus.walk(stream, subjects):
-                await self._drop_claim(stored)
-
-    async def _drop_claim(self, stored: Stored) -> None:
-        claim = stored.event.get_extension("dataref")
-        if claim is not None:
-            await self.blobs.delete(claim)
+                await claims.drop(self.blobs, stored.event)
+            await self.bus.purge(stream, subjects)
+        await self.records.forget(SamplerRecord, tenant, id)
 
     async def _forget_session(self, tenant: str, session_id: str) -> None:
         """A session that has ended goes with the last of its runs."""

@@ -11,8 +11,7 @@ import uuid
 from cloudevents.core.v1.event import CloudEvent
 from pydantic import BaseModel, ConfigDict
 
-from events import blobs as claims
-from events import envelope, names
+from events import claims, envelope, names
 from events.edge import Edge
 from events.failure import Conflict
 from events.streams import RESULTS
@@ -82,7 +81,7 @@ async def submit(edge: Edge, tenant: str, event: CloudEvent) -> dict[str, object
     owner, number = names.split_future_id(event.get_id())
     if await edge.bus.first(RESULTS, names.result_subject("data", tenant, owner, number)) is not None:
         return future(event.get_id())
-    event = await claims.check_in(edge.blobs, tenant, event)
+    event = await claims.lend(edge.bus, edge.blobs, tenant, event, claims.COMMAND_DAYS)
     with contextlib.suppress(Conflict):
         await edge.bus.append(names.data_subject(tenant, owner, number), event, expect_last=0)
     return future(event.get_id())

@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from events import blobs as claims
-from events import catalog, names
+from events import catalog, claims, names
 from events.blobs import Blobs
 from events.bus import Bus
 from events.failure import NotFound
@@ -62,7 +61,7 @@ async def _facts(bus: Bus, blobs: Blobs, tenant: str, type_: str) -> AsyncIterat
     """(subject, payload) of every fact of a type that can still be read, oldest first."""
     async for stored in bus.walk(FACTS, names.fact_subject(tenant, type_)):
         try:
-            data = await claims.check_out(blobs, stored.event)
+            data = await claims.data_of(blobs, stored.event)
         except NotFound:  # its payload was kept no longer
             continue
         yield stored.event.get_subject() or "", json.loads(data)

@@ -14,8 +14,7 @@ import anyio.to_thread
 from cloudevents.core.v1.event import CloudEvent
 from pydantic import TypeAdapter
 
-from events import blobs as claims
-from events import catalog, facts, names
+from events import catalog, claims, facts, names
 from events.edge import Edge
 from events.failure import NotFound, UserError
 from events.records import UploadRecord
@@ -202,7 +201,7 @@ class DataWorker:
         if event.get_type() not in self._makers:
             return
         tenant = _tenant(event)
-        data = await claims.check_out(self._blobs, event)
+        data = await claims.data_of(self._blobs, event)
         if event.get_type() == catalog.TAKE_IN:
             upload = UploadRecord.model_validate_json(data)
             await self._drop(tenant, upload.upload_id, upload.attempt)

@@ -7,12 +7,11 @@ from typing import Any
 import anyio.to_thread
 from fastapi import APIRouter, Request
 
-from events import blobs as claims
-from events import catalog, envelope, names
-from events.commands import Answer, known_model
+from events import catalog, claims, envelope, names
+from events.commands import Answer, known_model, open_session
 from events.edge import Edge, EdgeDep, TenantDep, number_field, parse, read, read_json, text_field
 from events.failure import Conflict, Failure, NotFound
-from events.records import ModelRecord, RunRecord, SamplerRecord, SessionRecord
+from events.records import ModelRecord, RunRecord, SamplerRecord
 from events.streams import RESULTS
 from rekindle.types import InvalidField, TinkerPath
 from rekindle.types.requests import (
@@ -32,7 +31,7 @@ router = APIRouter(tags=["sample"])
 async def create_sampling_session(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Fix what a sampling client samples from: a base model or a checkpoint."""
     wanted = await read(request, CreateSamplingSessionRequest)
-    await edge.records.get(SessionRecord, tenant, wanted.session_id)
+    await open_session(edge, tenant, wanted.session_id)
     base = wanted.base_model
     if wanted.model_path is not None:
         entry = await edge.checkpoints.find(tenant, TinkerPath.parse(wanted.model_path, "model_path"))
@@ -137,8 +136,9 @@ async def _submit(edge: Edge, command: SampleCommand) -> None:
         **_tokens(command.request),
     )
     subject = names.sample_subject(command.base, tenant, command.run_id, sampler_id, number)
+    event = await claims.lend(edge.bus, edge.blobs, tenant, event, claims.COMMAND_DAYS)
     try:
-        await edge.bus.append(subject, await claims.check_in(edge.blobs, tenant, event), expect_last=0)
+        await edge.bus.append(subject, event, expect_last=0)
     except Conflict:
         return
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from events import catalog, envelope, names
-from events.commands import Answer, check_reach, future, known_model, living_run, read_numbered
+from events.commands import Answer, future, known_model, living_run, open_run, open_session, read_numbered
 from events.edge import (
     BodyTooLarge,
     Edge,
@@ -25,7 +25,7 @@ from events.edge import (
     text_field,
 )
 from events.failure import Failure
-from events.records import LoraShape, ModelRecord, RunRecord, SessionRecord
+from events.records import LoraShape, ModelRecord, RunRecord
 from rekindle.types import InvalidField, check_forward_backward, parse_forward_backward, peek_numbers
 from rekindle.types.requests import (
     CreateModelRequest,
@@ -46,7 +46,7 @@ async def create_model(request: Request, edge: EdgeDep, tenant: TenantDep) -> An
     """Start a training run: command 0 of `{session}:train:{model_seq_id}`."""
     body = await read_json(request)
     session, seq = text_field(body, "session_id"), number_field(body, "model_seq_id", least=0)
-    await edge.records.get(SessionRecord, tenant, session)
+    await open_session(edge, tenant, session)
     run = await edge.records.create(
         tenant, names.model_id(session, seq), await _new_run(edge, body, session, seq)
     )
@@ -98,8 +98,7 @@ async def forward_backward(request: Request, edge: EdgeDep, tenant: TenantDep) -
             raise BodyTooLarge(edge.settings.body_limit_bytes, head)
         field = "model_id" if run_id is None else "seq_id"
         raise InvalidField(field, "missing in the first kilobyte, or not valid")
-    run = await living_run(edge, tenant, run_id)
-    await check_reach(edge, tenant, run, number)
+    run = await open_run(edge, tenant, run_id, number)
     if problem is None:
         try:
             model = await known_model(edge, run.base)

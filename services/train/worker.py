@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from events import blobs as claims
-from events import catalog, envelope, facts, liveness, names, tasks, trace
+from events import catalog, claims, envelope, facts, liveness, names, tasks, trace
 from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import Bus
@@ -436,7 +435,9 @@ class TrainWorker:
         news = () if isinstance(done, Failure) else done.facts
         for fact in news:  # before the result: a replay says nothing again
             await facts.publish(self._bus, run.tenant, fact)
-        await run.holder.write(subject, await claims.check_in(self._blobs, run.tenant, event))
+        await run.holder.write(
+            subject, await claims.keep(self._blobs, self._base, run.tenant, run.run_id, event)
+        )
         run.resolve([entry.number])
 
     def _spawn(self, run: HeldRun, writing: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

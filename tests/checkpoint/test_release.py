@@ -1,21 +1,28 @@
 """A session that ends leaves its named checkpoints and nothing else; a deleted run leaves nothing at all."""
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 import tinker
 
+from events import names
 from events.bus import Bus
+from events.claims import plan_expiry
 from services.local import nats_server
 from tests.e2e.conftest import connected
 from tests.e2e.loops import ADAM, WAIT, client, tokens, train
+from tests.gateway.wire import Run, connect, datum
 from tests.stack import Stack
 
 RELEASE_SECONDS = 10.0
-STREAMS = ("RECORDS", "RESULTS", "SAMPLE", "CHECKPOINT")
+STREAMS = ("RECORDS", "RESULTS", "SAMPLE", "ATTEMPTS")
+"""Beside those of runs; that of releases is empty in between."""
 LOOK_SECONDS = 0.05
 
 
@@ -80,7 +87,7 @@ def test_a_session_that_ends_leaves_nothing_when_it_named_nothing(stack: Stack) 
 async def quiet(stack: Stack) -> None:
     """Wait until no release is under way."""
     bus = await Bus.connect(nats_server.address(stack.data_dir).url, name="auditor")
-    while await bus.subjects("CHECKPOINT", ">"):  # noqa: ASYNC110 - nor this
+    while await bus.subjects("CHECKPOINT", "checkpoint.>"):  # noqa: ASYNC110 - nor this
         await asyncio.sleep(LOOK_SECONDS)
     await bus.close()
 
@@ -108,6 +115,53 @@ def test_a_named_checkpoint_outlives_its_session_until_its_run_is_deleted(stack:
     assert tree(stack) == files
 
 
+def test_a_session_that_ends_and_its_run_that_is_deleted_at_once_leave_nothing(stack: Stack) -> None:
+    settle(stack)
+    asyncio.run(asyncio.wait_for(quiet(stack), RELEASE_SECONDS))
+    files, counts = tree(stack), asyncio.run(held(stack))
+    with connect(stack.url, stack.base_model) as wire, ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            run = wire.run()
+            run.train()
+            saved = wire.ok("/save_weights", {"model_id": run.id, "seq_id": run.number(), "path": "kept"})
+            assert "path" in wire.result(saved["request_id"]).json()
+            finish = {"reason": {"type": "success"}}
+            ends = [
+                pool.submit(wire.post, f"/sessions/{run.session}/finish", finish),
+                pool.submit(wire.http.delete, f"training_runs/{run.id}"),
+                pool.submit(wire.http.delete, f"training_runs/{run.id}"),
+            ]
+            statuses = [end.result().status_code for end in ends]
+            assert statuses[0] == 200 and set(statuses[1:]) <= {204, 404}
+            asyncio.run(asyncio.wait_for(quiet(stack), RELEASE_SECONDS))
+            asyncio.run(comes_to(counts, lambda: held(stack)))
+    assert tree(stack) == files
+
+
+def test_expired_payloads_go_and_live_ones_stay(stack: Stack) -> None:
+    today = datetime.now(UTC).date()
+    old, live = (
+        stack.data_dir / "blobs" / names.claims_of_day("local", today + timedelta(days=days))
+        for days in (-1, 1)
+    )
+    for folder in (old, live):
+        folder.mkdir(parents=True)
+        (folder / "payload").write_bytes(b"x")
+
+    async def plan() -> None:
+        bus = await Bus.connect(nats_server.address(stack.data_dir).url, name="writer")
+        for folder in (old, live):
+            await plan_expiry(bus, "local", date.fromisoformat(folder.name))
+        await bus.close()
+        async with asyncio.timeout(30):
+            while old.exists():  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(LOOK_SECONDS)
+
+    asyncio.run(plan())
+    assert (live / "payload").exists()
+    shutil.rmtree(live)
+
+
 def test_a_closed_run_takes_no_more_commands(stack: Stack) -> None:
     with connected(stack.url) as service:
         training = client(service, stack.base_model)
@@ -115,6 +169,15 @@ def test_a_closed_run_takes_no_more_commands(stack: Stack) -> None:
         run = str(training.get_info().model_id)
     asyncio.run(asyncio.wait_for(quiet(stack), RELEASE_SECONDS))
     body = {"model_id": run, "seq_id": 9, "adam_params": {"learning_rate": 0.1}}
-    answer = httpx.post(f"{stack.url}/api/v1/optim_step", json=body, trust_env=False)
-    assert answer.status_code == 404
-    assert "over" in answer.json()["detail"]
+    with connect(stack.url, stack.base_model) as wire:
+        late = Run(wire, run.partition(":")[0], run, next=9)
+        model = {"session_id": late.session, "model_seq_id": 7, "base_model": stack.base_model}
+        sampler = {"session_id": late.session, "sampling_session_seq_id": 7, "base_model": stack.base_model}
+        for answer in (
+            wire.post("/optim_step", body),
+            late.post_batch(late.batch(9, datum())),
+            wire.post("/create_model", {**model, "lora_config": {"rank": 2}}),
+            wire.post("/create_sampling_session", sampler),
+        ):
+            assert answer.status_code == 404, answer.text
+            assert "ended" in answer.json()["detail"]

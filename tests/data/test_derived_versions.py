@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from events import blobs as claims
-from events import catalog, facts
+from events import catalog, claims, facts
 from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.records import LoraShape, Records, RunRecord
-from events.streams import FACTS
+from events.streams import FACT_DAYS, FACTS
 from tests.data.files import ROWS, jsonl
 from tests.data.lab import Failed, Json, Lab
 
@@ -149,7 +148,7 @@ class Run:
                 fact = facts.make_fact(
                     type_, tenant="local", service="test", subject=subject, id=uuid.uuid4().hex, data=said
                 )
-                await facts.publish(bus, "local", await claims.check_in(blobs, "local", fact))
+                await facts.publish(bus, "local", await claims.lend(bus, blobs, "local", fact, FACT_DAYS))
             assert await bus.subjects(FACTS, "facts.>")
         finally:
             await bus.close()

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from events import blobs as claims
-from events import envelope
-from events.blobs import CLAIM_BYTES, FolderBlobs, open_blobs
+from events.blobs import FolderBlobs, open_blobs
 from events.failure import NotFound
 
 
@@ -88,6 +86,29 @@ async def test_what_was_deleted_is_gone_without_a_trace(blobs: FolderBlobs) -> N
     with pytest.raises(NotFound):
         await blobs.get("t/a")
     assert list((blobs._root / "aside").iterdir()) == []
+    assert [path.name for path in blobs._root.iterdir()] == ["aside"], "no folder is left that is empty"
+
+
+async def test_a_folder_is_deleted_by_several_at_once(blobs: FolderBlobs) -> None:
+    for number in range(20):
+        key = f"t/run/{number}"
+        await blobs.put_folder(key, filled(blobs, a=b"1", b=b"2"))
+        await asyncio.gather(*(blobs.delete(key) for _ in range(4)))
+        assert [path.name for path in blobs._root.iterdir()] == ["aside"]
+        assert list((blobs._root / "aside").iterdir()) == []
+
+
+async def test_blobs_come_and_go_in_one_folder_at_once(blobs: FolderBlobs) -> None:
+    async def come_and_go(number: int) -> None:
+        for _ in range(30):
+            await blobs.put(f"t/deep/er/{number}", b"%d" % number)
+            await blobs.put_folder(f"t/deep/er/{number}-folder", filled(blobs, a=b"x"))
+            assert await blobs.get(f"t/deep/er/{number}") == b"%d" % number
+            await blobs.delete(f"t/deep/er/{number}")
+            await blobs.delete(f"t/deep/er/{number}-folder")
+
+    await asyncio.gather(*(come_and_go(number) for number in range(4)))
+    assert [path.name for path in blobs._root.iterdir()] == ["aside"]
 
 
 @pytest.mark.parametrize("key", ["../outside", "/etc/passwd", "t/../../outside", "", ".", "t/.."])
@@ -104,24 +125,6 @@ async def test_a_link_does_not_lead_out_of_the_store(blobs: FolderBlobs, tmp_pat
     (blobs._root / "link").symlink_to(secret)
     with pytest.raises(AssertionError, match="leaves the store"):
         await blobs.get("link")
-
-
-@pytest.mark.parametrize(("size", "elsewhere"), [(CLAIM_BYTES, False), (CLAIM_BYTES + 1, True)])
-async def test_large_data_travel_by_reference(blobs: FolderBlobs, size: int, elsewhere: bool) -> None:
-    data = os.urandom(size)
-    sent = envelope.make_event("t", id="1", tenant="local", service="s", subject="s", data=data, number="3")
-    event = await claims.check_in(blobs, "local", sent)
-    assert bool(event.get_extension("dataref")) == elsewhere
-    assert (event.get_data() == b"") == elsewhere
-    assert event.get_extension("number") == "3"
-    headers, body = envelope.to_message(event)
-    assert await claims.check_out(blobs, envelope.from_message(headers, body)) == data
-
-
-async def test_a_reference_to_nothing_is_not_found(blobs: FolderBlobs) -> None:
-    event = envelope.make_event("t", id="1", tenant="l", service="s", subject="s", data=b"", dataref="l/none")
-    with pytest.raises(NotFound):
-        await claims.check_out(blobs, event)
 
 
 def test_only_folders_are_served() -> None:

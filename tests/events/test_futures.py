@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from events import catalog, envelope, names, streams
-from events.blobs import CLAIM_BYTES, FolderBlobs, check_in
+from events.blobs import FolderBlobs
 from events.bus import Bus
+from events.claims import CLAIM_BYTES, keep
 from events.failure import Conflict, Failure, NotFound
 from events.futures import Futures, Gone, Result
 from events.lease import RunHolder
@@ -73,7 +74,8 @@ class World:
         self, holder: RunHolder, number: int, data: bytes, type_: str = catalog.RESOLVED
     ) -> None:
         event = self.event(type_, data, self.run.run_id, number)
-        await holder.write(f"{self.root}.result.{number}", await check_in(self.blobs, TENANT, event))
+        event = await keep(self.blobs, self.name, TENANT, self.run.run_id, event)
+        await holder.write(f"{self.root}.result.{number}", event)
 
     async def sampled(self, number: int, data: bytes) -> None:
         subject = names.result_subject("sample", TENANT, self.sampler.sampler_id, number)

@@ -12,8 +12,9 @@ from nats.js.api import RetentionPolicy, StreamConfig
 from structlog.testing import capture_logs
 
 from events import catalog, envelope, names, streams, worker
-from events.blobs import CLAIM_BYTES, FolderBlobs, check_in, check_out
+from events.blobs import FolderBlobs
 from events.bus import Bus
+from events.claims import CLAIM_BYTES, COMMAND_DAYS, data_of, lend
 from events.envelope import CloudEvent
 from events.failure import BusUnavailable, Failure, ServerError, UserError, WorkerBroken
 from events.tasks import end
@@ -50,7 +51,8 @@ class Shop:
             subject=self.name,
             data=data,
         )
-        await self.bus.append(f"{self.name}.{number}", await check_in(self.blobs, TENANT, event))
+        event = await lend(self.bus, self.blobs, TENANT, event, COMMAND_DAYS)
+        await self.bus.append(f"{self.name}.{number}", event)
 
     async def result(self, number: int) -> CloudEvent | None:
         subject = names.result_subject("test", TENANT, self.name, number)
@@ -67,7 +69,7 @@ class Shop:
     async def answer(self, number: int) -> bytes:
         event = await self.until(lambda: self.result(number))
         assert event.get_type() == catalog.RESOLVED, event.get_data()
-        return await check_out(self.blobs, event)
+        return await data_of(self.blobs, event)
 
     async def failure(self, number: int) -> Failure:
         event = await self.until(lambda: self.result(number))

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from events import catalog, envelope, names
-from events.blobs import CLAIM_BYTES, FolderBlobs
+from events.blobs import FolderBlobs
 from events.bus import Bus
+from events.claims import CLAIM_BYTES
 from events.envelope import CloudEvent
 from events.failure import BusUnavailable, Conflict, Failure
 from events.lease import LeaseLost, RunHolder

@@ -253,14 +253,14 @@ async def test_a_rejected_number_stays_rejected_after_its_entry_is_purged(lab: L
 async def test_a_payload_that_was_left_in_the_blob_store_goes_with_its_command(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("events.blobs.CLAIM_BYTES", 100)
+    monkeypatch.setattr("events.claims.CLAIM_BYTES", 100)
     run = await lab.new_run()
     await lab.train(run, 1)
-    claims = list((tmp_path / "blobs").rglob("claims/*/*"))
+    claims = list((tmp_path / "blobs").rglob("claims/*"))
     assert len(claims) == 2, "creation and batch"
     async with drained(lab):
         await lab.ends_well(run, 0, 1)
-    left = set((tmp_path / "blobs").rglob("claims/*/*"))
+    left = set((tmp_path / "blobs").rglob("claims/*"))
     assert not left & set(claims)
 
 
