@@ -74,8 +74,6 @@ class Confinement:
             Path("/proc/self/oom_score_adj").write_text(
                 "1000"
             )  # the machine's last resort takes guests first
-        if self._has("priority"):
-            os.nice(NICENESS)
         if order.uid is not None and self._has("uid drop"):
             self._become(order.uid)
         if self._has("death with parent"):
@@ -92,6 +90,8 @@ class Confinement:
         self._restrict_paths(order.scratch)
         if self._has("open files limit"):  # only now: the steps before need some
             _bound(resource.RLIMIT_NOFILE, order.open_files)
+        if self._has("priority"):
+            os.nice(NICENESS)
         chosen = self._filters[order.threads > 0]
         if chosen is not None:
             chosen.install(os.getpid())

@@ -13,7 +13,7 @@ class Limits:
     """For one run. Example: Limits(seconds=2.0, memory_bytes=256 * 1024 * 1024)."""
 
     seconds: float = 5.0
-    """Wall clock, from the moment that the guest's process exists; not the wait before."""
+    """Wall clock, from the moment that the guest is confined and goes on to its code; not the wait before."""
     cpu_seconds: float = 5.0
     """Processor time of all its threads. Looked at ten times a second; the kernel ends it at the next whole second."""
     memory_bytes: int = 512 * MIB
@@ -54,4 +54,4 @@ class Ended:
     report: bytes
     """What it wrote to its report; like the others cut where `output_bytes` was reached."""
     seconds: float
-    """Wall clock from its start until it was gone."""
+    """Wall clock from the moment that it went on to its code until it was gone."""

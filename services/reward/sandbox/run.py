@@ -16,6 +16,8 @@ from services.reward.sandbox.wire import News, Order
 
 STREAMS = FIRST_OWN
 LAST_WORDS = 2000
+CONFINED_SECONDS = 60.0
+"""Within which a guest must be confined; milliseconds but on a machine that stands still."""
 UNLIMITED = 1 << 40
 ROUNDING = 0.98
 """Of a limit of processor time, by which the kernel's two clocks may differ."""
@@ -32,7 +34,9 @@ class Run:
         self._killed: How | None = None
         self._guest: Guest | None = None
         most = UNLIMITED if "output limit" in without else limits.output_bytes
-        self.streams = Streams(stdin, payload, fds, most, flooded=lambda: self.kill("output"))
+        self._clock: asyncio.TimerHandle | None = None
+        self._begin = time.perf_counter()
+        self.streams = Streams(stdin, payload, fds, most, self._begins, lambda: self.kill("output"))
 
     def kill(self, how: How) -> None:
         """At once, or as soon as it exists."""
@@ -47,13 +51,13 @@ class Run:
                 self._guest = guest = await warm.order(order, self._fds())
             finally:
                 self.streams.give()
-            begin = time.perf_counter()
             if self._killed:
                 guest.kill()
             news = await self._until_ended(guest, order, watched)
-            seconds = time.perf_counter() - begin
+            seconds = time.perf_counter() - self._begin
         finally:
             self.streams.finish()
+            self._set_clock(math.inf)
         return self._judge(news, seconds)
 
     def _fds(self) -> list[int]:
@@ -61,24 +65,33 @@ class Run:
         stdin, stdout, stderr, report, *more = self.streams.theirs
         return [stdin, stdout, stderr, stdout if "report pipe" in self.without else report, *more]
 
+    def _begins(self) -> None:
+        """It goes on to its code: now its time runs."""
+        self._begin = time.perf_counter()
+        self._set_clock(math.inf if "wall clock" in self.without else self.limits.seconds)
+
+    def _set_clock(self, seconds: float) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+        self._clock = None
+        if seconds < math.inf:
+            self._clock = asyncio.get_running_loop().call_later(seconds, self.kill, "time")
+
     async def _until_ended(self, guest: Guest, order: Order, watched: set[Watched]) -> News:
-        clock = None
-        if "wall clock" not in self.without:
-            clock = asyncio.get_running_loop().call_later(self.limits.seconds, self.kill, "time")
         looked_at = Watched(guest, self.limits, order.scratch, self.without, self.kill)
         watched.add(looked_at)
+        if not self.streams.begun:
+            self._set_clock(CONFINED_SECONDS)
         try:
             return await guest.ended
         finally:
             watched.discard(looked_at)
-            if clock is not None:
-                clock.cancel()
 
     def _judge(self, news: News, seconds: float) -> Ended:
         stdout, stderr = self.streams.said("stdout"), self.streams.said("stderr")
         report = stdout if "report pipe" in self.without else self.streams.said("report")
         how, code = self._how(news)
-        if not self.streams.begun and self._killed is None:
+        if not self.streams.begun:
             words = stderr.decode(errors="replace").strip()[-LAST_WORDS:]
             raise SandboxError(f"a guest could not be confined (it ended by {how} {code}):\n{words}")
         return Ended(how, code, stdout, stderr, report, seconds)

@@ -19,13 +19,23 @@ NAMES: tuple[Name, ...] = ("stdout", "stderr", "report")
 
 
 class Streams:
-    """Of one guest. `flooded` is called once it has said more than `most` bytes altogether."""
+    """Of one guest.
+
+    `begins` is called when it goes on to its code, `flooded` once it has said more than `most` bytes altogether.
+    """
 
     def __init__(
-        self, stdin: bytes, payload: bytes, more: Sequence[int], most: int, flooded: Callable[[], None]
+        self,
+        stdin: bytes,
+        payload: bytes,
+        more: Sequence[int],
+        most: int,
+        begins: Callable[[], None],
+        flooded: Callable[[], None],
     ) -> None:
         """`more`: descriptors for the guest, of which it gets copies. Raises OSError when there are too many open."""
         self._loop = asyncio.get_running_loop()
+        self._begins = begins
         self._flooded = flooded
         self._room = most
         self._said: dict[Name, bytearray] = {name: bytearray() for name in NAMES}
@@ -59,8 +69,9 @@ class Streams:
         self._open.add(self._lead)
         for fd, name in self._readers.items():
             self._loop.add_reader(fd, self._read, fd, name)
+        self._loop.add_reader(self._lead, self._hear)
         self._feed(feed, memoryview(stdin), self._close)
-        self._feed(self._lead, memoryview(payload), self._end_payload)
+        self._feed(self._lead, memoryview(payload), _end)
 
     def _pipe(self) -> tuple[int, int]:
         """Both ends; ours never blocks, the guest's does."""
@@ -79,7 +90,7 @@ class Streams:
         for fd, name in list(self._readers.items()):
             if fd in self._open:
                 self._read(fd, name)
-        if self._lead in self._open and not self.begun:
+        if not self.begun:
             self._hear()
         self.close()
 
@@ -124,20 +135,26 @@ class Streams:
             self._loop.add_writer(fd, self._feed, fd, rest, done)
             return
         except (BrokenPipeError, ConnectionResetError):  # it reads no more
-            self._close(fd)
+            self._loop.remove_writer(fd)
             return
         self._loop.remove_writer(fd)
         done(fd)
 
-    def _end_payload(self, fd: int) -> None:
-        with socket.socket(fileno=os.dup(fd)) as lead:
-            lead.shutdown(socket.SHUT_WR)
-        self._loop.add_reader(fd, self._hear)
-
     def _hear(self) -> None:
+        """The one byte that comes up the lead, or its end."""
         try:
-            self.begun = self.begun or os.read(self._lead, len(BEGUN)) == BEGUN
-        except (BlockingIOError, ConnectionResetError):
+            said = os.read(self._lead, len(BEGUN))
+        except BlockingIOError:
             return
-        if self._lead in self._open:
-            self._close(self._lead)
+        except ConnectionResetError:
+            said = b""
+        self._loop.remove_reader(self._lead)
+        if said == BEGUN:
+            self.begun = True
+            self._begins()
+
+
+def _end(lead: int) -> None:
+    """No more payload; what comes up is still heard."""
+    with socket.socket(fileno=os.dup(lead)) as line:
+        line.shutdown(socket.SHUT_WR)

@@ -68,6 +68,11 @@ async def test_payload_and_input_larger_than_any_pipe_arrive_whole(sandbox: Sand
     assert (await execute(sandbox, code, Limits(output_bytes=4 * MIB), stdin=much)).report == much
 
 
+async def test_a_payload_too_large_for_the_guest_is_its_own_fault(sandbox: Sandbox):
+    ended = await sandbox.run(f"{GUESTS}:echo", bytes(100 * MIB), limits=Limits(memory_bytes=32 * MIB))
+    assert ended.how == "memory"
+
+
 async def test_an_uncaught_exception_is_a_traceback_and_status_one(sandbox: Sandbox):
     ended = await execute(sandbox, "1 / 0")
     assert (ended.how, ended.code) == ("exit", 1) and b"ZeroDivisionError" in ended.stderr
