@@ -16,7 +16,7 @@ from events.blobs import Blobs
 from events.bus import Bus
 from events.dispatcher.backlog import backlog_of
 from events.dispatcher.service import ActivatedService
-from events.dispatcher.verdict import fail_waiting
+from events.dispatcher.verdict import awaited, fail_waiting
 from events.failure import BusError
 from events.platform import Platform, ServiceSpec, ServiceStatus
 from events.records import EVERYONE, Records, ServiceRecord
@@ -93,6 +93,8 @@ class Dispatcher:
         if verdict is None or self._judged.get(name) == verdict.at:
             return
         await fail_waiting(self._bus, self._blobs, service.spec, service.backlog, verdict)
+        if not await awaited(service.backlog):
+            service.rest()
         self._judged[name] = verdict.at
         service.look()
 

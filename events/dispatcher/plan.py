@@ -1,7 +1,9 @@
 """How many activations to open: pure functions of what is known of a service.
 
 An activation is a slot and names no work. There are as many as the backlog asks for, up to a bound, never more,
-and none while the service has just refused: then the next one waits, longer each time.
+and none while the service has just refused: then the next one waits, longer each time. Longest while the platform
+has given the service up and nobody waits for what is left: such work is a promise to be kept once the service can
+start again, but no reason to try all the time.
 """
 
 import math
@@ -10,6 +12,8 @@ from dataclasses import dataclass, replace
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
 """Seconds between a refusal and the next attempt."""
+LONGEST_REST = 300.0
+"""The same while nobody waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class Slots:
     """Attempts in a row that the service did not answer."""
     not_before: float = 0.0
     """When the next attempt may be made."""
+    resting: bool = False
+    """The platform has given the service up, and nobody waits for the work that is left."""
 
 
 def wanted(scale: Scale, backlog: float) -> int:
@@ -60,18 +66,25 @@ def read(slots: Slots, backlog: float) -> Slots:
 
 
 def heard(slots: Slots, at_least: float) -> Slots:
-    """Work has come: the backlog is no less than this."""
-    return replace(slots, backlog=max(slots.backlog, at_least))
+    """Work has come: the backlog is no less than this, and somebody may wait for it."""
+    slots = replace(slots, backlog=max(slots.backlog, at_least))
+    return replace(slots, resting=False, refusals=0, not_before=0.0) if slots.resting else slots
+
+
+def rest(slots: Slots) -> Slots:
+    """The platform has given the service up, and nobody waits for the work that is left."""
+    return replace(slots, resting=True)
 
 
 def answered(slots: Slots) -> Slots:
     """An activation ended as it should."""
-    return replace(slots, open=slots.open - 1, refusals=0, not_before=0.0)
+    return replace(slots, open=slots.open - 1, refusals=0, not_before=0.0, resting=False)
 
 
 def refused(slots: Slots, now: float) -> Slots:
     """An activation broke off, or was refused; those that end together count once."""
     if now < slots.not_before:
         return replace(slots, open=slots.open - 1)
-    pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(slots.refusals, 16))
+    longest = LONGEST_REST if slots.resting else LONGEST_PAUSE
+    pause = min(longest, FIRST_PAUSE * 2.0 ** min(slots.refusals, 16))
     return replace(slots, open=slots.open - 1, refusals=slots.refusals + 1, not_before=now + pause)

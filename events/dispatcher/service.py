@@ -73,6 +73,10 @@ class ActivatedService:
             if not self._bus.client.is_closed:
                 await stop()
 
+    def rest(self) -> None:
+        """Try seldom until something comes: the platform has given the service up, and nobody waits."""
+        self.slots = plan.rest(self.slots)
+
     def look(self) -> None:
         """Read the backlog soon: something has changed."""
         self._look_now.set()

@@ -5,6 +5,7 @@ twice, or from two dispatchers, changes nothing: results are written once, a run
 """
 
 from collections import defaultdict
+from datetime import UTC, datetime
 
 import structlog
 from cloudevents.core.v1.event import CloudEvent
@@ -36,9 +37,18 @@ async def fail_waiting(bus: Bus, blobs: Blobs, spec: ServiceSpec, backlog: Backl
             await _fail_queued(bus, blobs, spec, command, failure)
 
 
+async def awaited(backlog: Backlog) -> bool:
+    """Whether anybody waits for what is left. Raises BusUnavailable."""
+    return any(_has_future(command) for command in await backlog.waiting(datetime.now(UTC)))
+
+
+def _has_future(command: Stored) -> bool:
+    return catalog.BY_TYPE[command.event.get_type()].result is not None
+
+
 async def _fail_queued(bus: Bus, blobs: Blobs, spec: ServiceSpec, command: Stored, failure: Failure) -> None:
     """A command that nobody waits for stays: it is a promise to be kept later."""
-    if catalog.BY_TYPE[command.event.get_type()].result is None:
+    if not _has_future(command):
         return
     owner, number = names.split_future_id(command.event.get_id())
     tenant = names.tenant_of(command.event.get_source())

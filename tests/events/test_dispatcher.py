@@ -12,6 +12,7 @@ import pytest
 from events import catalog, envelope, liveness, names
 from events.blobs import FolderBlobs
 from events.bus import Bus, Stored
+from events.dispatcher import plan
 from events.dispatcher import service as service_module
 from events.dispatcher.backlog import QueueBacklog, RunBacklog, queue_of
 from events.dispatcher.dispatcher import Dispatcher
@@ -23,7 +24,7 @@ from events.lease import RunHolder
 from events.platform import ServiceSpec, ServiceStatus, Verdict
 from events.records import LoraShape, Records, RunRecord, SamplerRecord
 from events.runlog import RunLog
-from events.streams import SAMPLE
+from events.streams import CHECKPOINT, SAMPLE
 from events.tasks import end
 
 TENANT = "local"
@@ -387,6 +388,37 @@ async def test_a_verdict_fails_what_waits_and_not_what_comes_later(lab: Lab, stu
             names.sample_subject(lab.base, TENANT, lab.base, sampler, 1)
         ]
         await until(lambda: stub.held == 4)  # both of both are tried again, for what came later
+
+
+async def test_work_that_nobody_waits_for_outlasts_a_verdict_and_is_tried_seldom(
+    lab: Lab, stub: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "LONGEST_PAUSE", 0.1)
+    stub.status = 503
+    await lab.bus.purge(CHECKPOINT, "checkpoint.>")
+    spec = ServiceSpec(name=f"checkpoint-{lab.base}", kind="checkpoint", url=stub.url)
+
+    async def leave(id: str) -> None:
+        event = envelope.make_event(
+            catalog.RELEASE, id=id, tenant=TENANT, service="gateway", subject=id, data=b"{}"
+        )
+        await lab.bus.append(names.release_subject(TENANT, id), event)
+
+    await leave(f"{lab.base}-1")
+    async with lab.dispatching(spec):
+        await until(lambda: stub.posts > 10)
+        lab.platform.found = {
+            spec.name: ServiceStatus(state="failed", verdict=Verdict(at=datetime.now(UTC), reason="broken"))
+        }
+        await asyncio.sleep(1.0)
+        posts = stub.posts
+        await asyncio.sleep(1.5)
+        assert stub.posts == posts, "it is tried all the time"
+        assert len(await lab.bus.subjects(CHECKPOINT, "checkpoint.>")) == 1, "it is kept"
+        stub.status = 200
+        await leave(f"{lab.base}-2")
+        await until(lambda: stub.held == 1)
+    await lab.bus.purge(CHECKPOINT, "checkpoint.>")
 
 
 async def test_what_a_dead_replica_held_is_free_at_once(lab: Lab, stub: Service, unique: str) -> None:

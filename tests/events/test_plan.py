@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from events.dispatcher import plan
-from events.dispatcher.plan import LONGEST_PAUSE, Scale, Slots
+from events.dispatcher.plan import LONGEST_PAUSE, LONGEST_REST, Scale, Slots
 
 scales = st.builds(Scale, most=st.integers(1, 64), capacity=st.floats(0.5, 1e5))
 backlogs = st.floats(0.0, 1e7) | st.just(0.0)
@@ -51,6 +51,7 @@ steps = st.lists(
         st.tuples(st.just("heard"), st.floats(0, 100)),
         st.tuples(st.just("answered"), st.none()),
         st.tuples(st.just("refused"), st.none()),
+        st.tuples(st.just("rest"), st.none()),
         st.tuples(st.just("later"), st.floats(0, 10)),
     ),
     max_size=60,
@@ -63,6 +64,8 @@ def apply(world: World, what: str, value: float | None) -> None:
             world.slots = plan.read(world.slots, value or 0.0)
         case "heard":
             world.slots = plan.heard(world.slots, value or 0.0)
+        case "rest":
+            world.slots = plan.rest(world.slots)
         case "later":
             world.now += value or 0.0
         case "answered" if world.open:
@@ -82,12 +85,12 @@ def test_whatever_happens_slots_are_bounded_counted_and_come_back(
         world.plan()
         assert world.slots.open == world.open, "every activation that was posted is counted until it ends"
         assert 0 <= world.open <= scale.most
-        assert world.slots.not_before <= world.now + LONGEST_PAUSE
+        assert world.slots.not_before <= world.now + (LONGEST_REST if world.slots.resting else LONGEST_PAUSE)
     # From any state: once it answers again and there is work, all slots that the work needs are open.
     world.slots = plan.read(world.slots, 50.0)
     while world.open:
         apply(world, "answered", None)
-    world.now += LONGEST_PAUSE
+    world.now += LONGEST_REST
     world.plan()
     if world.slots.refusals:
         apply(world, "answered", None)
@@ -111,6 +114,18 @@ def test_refusals_are_answered_by_longer_and_longer_pauses(count: int) -> None:
     assert all(a <= b * 1.001 for a, b in itertools.pairwise(pauses))
     assert pauses[-1] <= LONGEST_PAUSE + 1e-9
     assert plan.answered(plan.posted(slots, 1)).refusals == 0
+
+
+def test_a_service_that_was_given_up_is_tried_seldom_until_somebody_waits_or_it_answers() -> None:
+    scale, now = Scale(1, 1.0), 0.0
+    slots = plan.rest(plan.read(Slots(), 5.0))
+    for _ in range(20):
+        now = max(now, slots.not_before)
+        slots = plan.refused(plan.posted(slots, plan.to_open(scale, slots, now)), now)
+    assert slots.not_before - now == LONGEST_REST
+    assert plan.to_open(scale, plan.heard(slots, 1.0), now) == 1, "at once for what is new"
+    slots = plan.answered(plan.posted(slots, 1))
+    assert not slots.resting and plan.to_open(scale, slots, now) == 1
 
 
 def test_refusals_of_one_moment_count_once() -> None:
