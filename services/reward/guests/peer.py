@@ -10,6 +10,7 @@ a value. What breaks the conversation is `Lost`, which no `except Exception` cat
 
 import asyncio
 import builtins
+import inspect
 import json
 import os
 from collections.abc import Callable
@@ -51,6 +52,7 @@ class Remote:
         object.__setattr__(self, "_Remote__ref", ref)
 
     def __ask(self, operation: str, *arguments: Any) -> Any:
+        self.__peer.used += 1
         return self.__peer.ask(operation, self.__ref, *arguments)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
@@ -132,8 +134,8 @@ class Peer:
         self._remotes: dict[int, Remote] = {}
         self.lost: str | None = None
         """Why the conversation is over; None: it is not."""
-        self.asked = 0
-        """Questions put to the other side."""
+        self.used = 0
+        """How often something was done to an object of the other side; to look one up is not yet to use it."""
 
     # ---- What a side decides ----
 
@@ -146,13 +148,12 @@ class Peer:
         number = self._numbers.setdefault(id(value), len(self._lent))
         if number == len(self._lent):
             self._lent.append(value)  # kept, so that its id stays its own
-        return ["object", number]
+        return ["coroutine" if inspect.iscoroutine(value) else "object", number]
 
     # ---- Asking ----
 
     def ask(self, operation: str, ref: int, *arguments: Any) -> Any:
         """Have the other side do something. Raises what it raised there, Exited or Lost."""
-        self.asked += 1
         self.send(["ask", operation, ref, *map(self._encode, arguments)])
         while True:
             match self.receive():
@@ -267,6 +268,8 @@ class Peer:
         match wire:
             case ["object", int() as number]:
                 return self._remotes.setdefault(number, Remote(self, number))
+            case ["coroutine", int() as number]:  # a real one, since asyncio takes no other
+                return _outcome(Remote(self, number))
             case ["yours", int() as number]:
                 return self._target(number)
         raise ValueError("no value")

@@ -7,6 +7,7 @@ own `abs`. `from solution import abs` says that the program's is meant.
 """
 
 import ast
+import asyncio
 import builtins
 import importlib
 import inspect
@@ -100,23 +101,24 @@ def _run(trees: list[ast.Module], code: list[Any], peer: Tester) -> Verdict:
     sys.modules[NAME] = Solution(peer)
     sys.modules[MODULE] = module = ModuleType(MODULE)
     vars(module).update(found)
-    asked = peer.asked
     try:
         vars(module).update({name: importlib.import_module(name) for name in names.modules})
         for part in code:
             exec(part, vars(module))
         for function in _uncalled(vars(module)):
-            function()
+            result = function()
+            if inspect.iscoroutine(result):
+                asyncio.run(result)
     except BaseException as error:  # noqa: BLE001 - whatever ends a test
         if peer.lost is not None:
             return Verdict("lost", peer.lost)
         missing = names.free - found.keys() - vars(module).keys()
-        if peer.asked == asked and not missing:
+        if not peer.used and not missing:
             return Verdict("broken", f"the test failed before it used the program: {describe(error)}")
         return Verdict("failed", _where(error))
     if peer.lost is not None:  # the test has caught it
         return Verdict("lost", peer.lost)
-    if peer.asked == asked:
+    if not peer.used:
         return Verdict("broken", "the test ended without having used the program")
     return Verdict("passed")
 
