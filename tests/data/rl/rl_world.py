@@ -1,0 +1,184 @@
+"""A world in which an RL run is driven, without a bus: what is published happens, in some order, and drivers die.
+
+It keeps the rules of messages.py: a state is committed before what it says is published, whoever begins publishes
+what is outstanding, and a training command is carried out when all numbers below it are there.
+"""
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from rekindle.types.rl import RlRunSpec
+from services.data.rl import messages as m
+from services.data.rl.machine import initial, outstanding, step
+from services.data.rl.state import State
+
+
+def make_spec(**changes: object) -> RlRunSpec:
+    base = {
+        "base_model": "tiny",
+        "dataset": {"name": "sums"},
+        "prompt": "{question}",
+        "grader": {"type": "math"},
+        "groups": 2,
+        "group_size": 2,
+        "steps": 4,
+        "checkpoints": None,
+    }
+    return RlRunSpec.of({**base, **changes})
+
+
+C = TypeVar("C")
+
+
+@dataclass
+class World:
+    """What was published and heard so far."""
+
+    spec: RlRunSpec
+    rows: int
+    chance: random.Random
+    trouble: float = 0.0
+    """How likely each kind of trouble is."""
+    state: State = field(init=False)
+    published: dict[str, m.Command] = field(default_factory=dict)
+    heard: list[m.Event] = field(default_factory=list)
+    log: dict[int, str] = field(default_factory=dict)
+    """Number -> id of the command that stands there."""
+    answerable: set[int] = field(default_factory=set)
+    failures: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    orders: int = 0
+
+    def __post_init__(self) -> None:
+        self.state = initial(self.spec, self.rows)
+        self.begin()
+
+    def unlucky(self) -> bool:
+        return self.chance.random() < self.trouble
+
+    def begin(self) -> None:
+        """Drivers begin from the committed state until one lives long enough to publish what is outstanding."""
+        while not self.publish(outstanding(self.spec, self.state)):
+            pass
+
+    def publish(self, commands: tuple[m.Command, ...]) -> bool:
+        """False: the driver died on the way."""
+        for command in commands:
+            if self.unlucky():
+                return False
+            known = self.published.setdefault(command.id, command)
+            assert known == command, "the same id was another command before"
+            self._enter(command)
+        return True
+
+    def _enter(self, command: m.Command) -> None:
+        seq = getattr(command, "seq", None)
+        for number in () if seq is None else range(seq, seq + 1 + isinstance(command, m.Train)):
+            assert self.log.setdefault(number, command.id) == command.id, "a number has two meanings"
+
+    def hear(self, event: m.Event) -> None:
+        """The driver hears: commits, publishes, and another begins where it dies on the way."""
+        before = self.state
+        self.state, commands = step(self.spec, before, event)
+        self.heard.append(event)
+        assert State.model_validate_json(self.state.model_dump_json()) == self.state
+        self._check(before, event, commands)
+        if not self.publish(commands):
+            self.begin()
+
+    def _check(self, before: State, event: m.Event, commands: tuple[m.Command, ...]) -> None:
+        state, staleness = self.state, self.spec.max_staleness
+        assert step(self.spec, state, event) == (state, ()), "the same event again changed something"
+        if before.phase == state.phase == "paused":
+            assert commands == ()
+        assert outstanding(self.spec, state), "nothing to wait for, yet nothing is finished"
+        said = {command.id for command in commands}
+        assert said <= {command.id for command in outstanding(self.spec, state)}, "said, but not outstanding"
+        assert state.begun - (state.newest or 0) <= 1 + staleness
+        assert len(state.batches) <= 2 * (1 + staleness)
+        assert len(state.model_dump_json()) < 3000 + 800 * self.spec.groups * (1 + staleness)
+        for command in commands:
+            if isinstance(command, m.Sample):
+                assert state.newest is not None
+                assert command.batch - staleness <= command.version <= min(command.batch, state.newest)
+
+    def waiting(self) -> list[m.Command]:
+        """Outstanding commands that can be answered now."""
+        through = next(number for number in range(len(self.log) + 1) if number not in self.log)
+        return [
+            command
+            for command in outstanding(self.spec, self.state)
+            if command.id in self.published
+            and not isinstance(command, m.Finish)
+            and (getattr(command, "seq", None) is None or command.seq < through)
+        ]
+
+    def answer(self, command: m.Command) -> m.Event:
+        """What becomes of a command."""
+        match command:
+            case m.Create():
+                return m.Created()
+            case m.Publish():
+                return m.Published(version=command.version)
+            case m.Sample() | m.Score():
+                return self._of_a_group(command)
+            case m.Await():
+                return m.Overdue(batch=command.batch)
+            case m.Train():
+                return m.Trained(step=command.step)
+            case m.Save():
+                return m.Saved(version=command.version)
+            case m.Evaluate():
+                value = self.chance.choice([None, 0.0, 0.5, 1.0])
+                return m.Evaluated(version=command.version, attempt=command.attempt, value=value)
+            case m.Report():
+                return m.Reported(row=command.row, alarm="gap" if self.unlucky() else None)
+        raise AssertionError(f"nothing answers {command.kind}")
+
+    def _of_a_group(self, command: m.Sample | m.Score) -> m.Event:
+        place = {"batch": command.batch, "group": command.group, "attempt": command.attempt}
+        prompt = command.prompt if isinstance(command, m.Sample) else command.sample.prompt
+        if self.unlucky() and self.failures[prompt,] < 2:
+            self.failures[prompt,] += 1
+            return m.Failed(command=command.id, message="died", category="server", retryable=True)
+        if self.unlucky():
+            return m.Lost(**place)
+        if isinstance(command, m.Sample):
+            return m.Sampled(**place)
+        rewards = [
+            None if self.unlucky() else self.chance.choice([0.0, 1.0]) for _ in range(self.spec.group_size)
+        ]
+        return m.Scored(**place, rewards=tuple(rewards))
+
+    def want(self, what: str, reason: str | None = None) -> None:
+        self.orders += 1
+        self.hear(m.Wanted.model_validate({"what": what, "order": self.orders, "reason": reason}))
+
+    def turn(self) -> None:
+        """One thing happens."""
+        if self.state.phase == "paused":
+            if self.unlucky():
+                self.hear_again()
+            return self.want("run")
+        if self.unlucky():
+            return self.hear_again()
+        if self.unlucky():
+            return self.want("pause")
+        self.hear(self.answer(self.chance.choice(self.waiting())))
+
+    def hear_again(self) -> None:
+        """Something comes again, perhaps long after it mattered."""
+        if self.heard:
+            self.hear(self.chance.choice(self.heard))
+
+    def run(self, turns: int = 5000) -> "World":
+        for _ in range(turns):
+            if self.state.phase in ("completed", "failed", "cancelled"):
+                return self
+            self.turn()
+        raise AssertionError("the run does not end")
+
+    def of(self, kind: type[C]) -> list[C]:
+        """The commands of a kind, in the order of their first publishing."""
+        return [command for command in self.published.values() if isinstance(command, kind)]
