@@ -16,6 +16,8 @@ weights.py     what saving and loading weights carries
 checkpoints.py which adapters exist, and where their files lie
 facts.py       news for anyone
 worker.py      work queues: heartbeats, redelivery, dead letters
+tenants.py     a queue's consumers, one for each tenant that has work
+shares.py      how a worker's budget is divided among tenants
 shards.py      a request cut into shards, and joined again
 futures.py     from a request id to its one result
 records.py     small named facts of the world: sessions, runs, samplers, models

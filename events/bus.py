@@ -165,6 +165,11 @@ class Bus:
         with answering(f"consumer of {stream}"):
             return (await self.js.add_consumer(stream, config)).name
 
+    async def remove_consumer(self, stream: str, name: str) -> None:
+        """Remove a consumer; nothing happens if there is none. Raises BusUnavailable."""
+        with contextlib.suppress(NotFoundError), answering(f"consumer of {stream}"):
+            await self.js.delete_consumer(stream, name)
+
     # Writing
 
     async def append(
@@ -338,15 +343,6 @@ class Bus:
             found += sorted(page)
             if not page or len(found) >= reply.get("total", 0):
                 return found
-
-    async def unacknowledged(self, stream: str, consumer: str, subject_filter: str) -> int:
-        """Entries of a work queue that its consumer has not acknowledged; of one that nobody has made yet, all."""
-        with answering(stream):
-            try:
-                info = await self.js.consumer_info(stream, consumer)
-            except NotFoundError:
-                return len(await self.subjects(stream, subject_filter))
-        return int(info.num_pending or 0) + int(info.num_ack_pending or 0)
 
     async def remove(self, stream: str, sequence: int) -> None:
         """Remove one entry; nothing happens if it is gone."""

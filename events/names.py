@@ -156,6 +156,22 @@ def later_subject(subject: str) -> str:
     return f"later.{subject}"
 
 
+def tenant_part(queue_filter: str, subject: str) -> str:
+    """The tenant's token in a command's subject: it stands where the queue's filter `<queue>.>` ends."""
+    return subject[len(queue_filter) - 1 :].partition(".")[0]
+
+
+def tenant_filter(queue_filter: str, tenant_token: str) -> str:
+    """A tenant's commands in a work queue."""
+    return f"{queue_filter.removesuffix('>')}{tenant_token}.>"
+
+
+def queued(subject: str) -> str:
+    """Where the stream of a work queue announces a command, by headers alone, once it has stored it."""
+    return f"{QUEUED}.{subject}"
+
+
+QUEUED = "queued"
 STORED = "stored"
 """Prefix under which a stream repeats, by headers alone, the results that it has stored."""
 

@@ -7,6 +7,7 @@ reconnection forgets them all, so that demand is never lost and never doubled.
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -42,6 +43,8 @@ class Delivery:
     delivered: int
     """How often it has been delivered, this time included."""
     time: datetime
+    pending: int
+    """Messages that the consumer had not delivered yet when it delivered this one."""
 
     @property
     def event(self) -> CloudEvent:
@@ -49,10 +52,18 @@ class Delivery:
 
 
 class Puller:
-    """Pulls from one consumer; `want` raises demand, `next` waits for a message."""
+    """Pulls from one consumer; `want` raises demand, `next` waits for a message, `take` waits for nothing."""
 
-    def __init__(self, bus: Bus, stream: str, consumer: str) -> None:
+    def __init__(
+        self, bus: Bus, stream: str, consumer: str, *, arrived: Callable[[], None] | None = None
+    ) -> None:
+        """`arrived` is called when there is something to take, or demand must be stated anew."""
         self._bus = bus
+        self._arrived = arrived or _nobody_is_told
+        self.pending = 0
+        """Messages known to wait at the consumer; there may be more, and others may take them."""
+        self.gone = False
+        """The consumer no longer exists, as far as `take` has seen."""
         self._client: Client = bus.client
         self._request_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._queue: asyncio.Queue[Delivery | Exception] = asyncio.Queue()
@@ -72,11 +83,10 @@ class Puller:
             await self._subscription.drain()  # type: ignore[no-untyped-call]
         elif not self._client.is_closed:
             await self._subscription.unsubscribe()
-        left = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
-        return [item for item in left if isinstance(item, Delivery)]
+        return self.take()
 
-    async def want(self, wanted: int) -> None:
-        """Keep about `wanted` messages asked for, those already waiting here included.
+    async def want(self, wanted: int, *, seconds: float | None = None) -> None:
+        """Keep about `wanted` messages asked for, those already waiting here included, for `seconds` or `EXPIRES`.
 
         Asks again once half of it is used up: a consumer admits 512 open requests, however small.
         """
@@ -88,7 +98,7 @@ class Puller:
             return
         self._outstanding += missing
         self._renewed = now
-        request = {"batch": missing, "expires": int(EXPIRES * 1e9)}
+        request = {"batch": missing, "expires": int((seconds or EXPIRES) * 1e9)}
         await self._client.publish(self._request_subject, json.dumps(request).encode(), reply=self._inbox)
 
     async def next(self, timeout: float) -> Delivery | None:
@@ -107,6 +117,12 @@ class Puller:
         """A message that is already here."""
         return None if self._queue.empty() else self._given(self._queue.get_nowait())
 
+    def take(self) -> list[Delivery]:
+        """All messages that are already here."""
+        items = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+        self.gone = self.gone or any(isinstance(item, ConsumerGone) for item in items)
+        return [item for item in items if isinstance(item, Delivery)]
+
     def _given(self, item: Delivery | Exception) -> Delivery | None:
         if isinstance(item, DemandEnded):
             return None
@@ -116,7 +132,11 @@ class Puller:
 
     def wake(self) -> None:
         """Let `next` return, because demand has changed."""
-        self._queue.put_nowait(DemandEnded())
+        self._put(DemandEnded())
+
+    def _put(self, item: Delivery | Exception) -> None:
+        self._queue.put_nowait(item)
+        self._arrived()
 
     def _reconnected(self) -> None:
         self._outstanding = 0
@@ -126,7 +146,9 @@ class Puller:
         status = (message.headers or {}).get("Status")
         if status is None:
             self._outstanding = max(0, self._outstanding - 1)
-            self._queue.put_nowait(_delivery(message))
+            delivery = _delivery(message)
+            self.pending = delivery.pending
+            self._put(delivery)
         elif status != "100":  # 100 is a heartbeat
             self._ended(status, message)
 
@@ -136,8 +158,9 @@ class Puller:
         reason = headers.get("Description", "").lower()
         pending = int(headers.get("Nats-Pending-Messages", self._outstanding))
         self._outstanding = max(0, self._outstanding - pending)
+        self.pending = 0
         if status in ("404", "503") or "deleted" in reason:
-            self._queue.put_nowait(ConsumerGone(f"{self._request_subject}: {status} {reason}"))
+            self._put(ConsumerGone(f"{self._request_subject}: {status} {reason}"))
         elif "exceeded" not in reason:  # over a limit, asking again at once would only be refused again
             self.wake()
 
@@ -152,4 +175,9 @@ def _delivery(message: Msg) -> Delivery:
         consumed=int(parts[6]),
         delivered=int(parts[4]),
         time=datetime.fromtimestamp(int(parts[7]) / 1e9, UTC),
+        pending=int(parts[8]),
     )
+
+
+def _nobody_is_told() -> None:
+    """Whoever waits for `next` hears of it anyway."""

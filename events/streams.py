@@ -1,7 +1,7 @@
 """Which streams there are, and what each promises.
 
 RUNS_<base>  limits     commands, leases, results, checkpoint entries of a base model's runs
-SAMPLE       workqueue  sampling commands; one shared consumer a base model
+SAMPLE       workqueue  sampling commands
 REWARD       workqueue  shards of rollouts to score
 DATA         workqueue  uploads to take in, versions to derive; takes messages for later
 CHECKPOINT   workqueue  blobs to collect, what to release and what has expired; takes messages for later
@@ -13,6 +13,8 @@ FACTS        news for anyone, for 7 days
 DEAD         what failed for good, for 30 days, to look at
 """
 
+from typing import Any
+
 from nats.js.api import DiscardPolicy, RePublish, RetentionPolicy, StorageType, StreamConfig
 
 from events import names
@@ -20,7 +22,6 @@ from events import names
 DAY = 24 * 3600.0
 RESULT_DAYS, FACT_DAYS, DEAD_DAYS = 1.0, 7.0, 30.0
 """How long entries of those streams are kept."""
-WORK_QUEUE = RetentionPolicy.WORK_QUEUE
 ALIVE_SECONDS = 10.0
 """How long a replica that says nothing is still believed to live."""
 RECORDS, RESULTS, FACTS, SAMPLE, REWARD, DATA, CHECKPOINT, DEAD, ATTEMPTS, ALIVE = (
@@ -37,22 +38,33 @@ RECORDS, RESULTS, FACTS, SAMPLE, REWARD, DATA, CHECKPOINT, DEAD, ATTEMPTS, ALIVE
 )
 
 
+def make(name: str, *subjects: str, replicas: int = 1, **options: Any) -> StreamConfig:
+    """A stream as all of ours are."""
+    return StreamConfig(
+        name=name,
+        subjects=list(subjects),
+        storage=StorageType.FILE,
+        num_replicas=replicas,
+        allow_direct=True,
+        **options,
+    )
+
+
+def work_queue(name: str, subjects: str, *others: str, **options: Any) -> StreamConfig:
+    """A stream of commands that leave it when they are acknowledged, and are announced when they are stored."""
+    told = RePublish(src=subjects, dest=names.queued(subjects), headers_only=True)
+    return make(name, subjects, *others, retention=RetentionPolicy.WORK_QUEUE, republish=told, **options)
+
+
 def shared(replicas: int) -> list[StreamConfig]:
     """The streams that every installation has."""
 
-    def stream(name: str, *subjects: str, **options: object) -> StreamConfig:
-        return StreamConfig(
-            name=name,
-            subjects=list(subjects),
-            storage=StorageType.FILE,
-            num_replicas=replicas,
-            allow_direct=True,
-            **options,  # type: ignore[arg-type]
-        )
+    def stream(name: str, subjects: str, **options: Any) -> StreamConfig:
+        return make(name, subjects, replicas=replicas, **options)
 
-    work = {"retention": WORK_QUEUE, "discard": DiscardPolicy.NEW}
-    # A stream that takes messages for later cannot refuse new ones; these have no limit to reach either.
-    later = {"retention": WORK_QUEUE, "allow_msg_schedules": True}
+    def queue(name: str, subjects: str, *others: str, **options: Any) -> StreamConfig:
+        return work_queue(name, subjects, *others, replicas=replicas, **options)
+
     return [
         stream(ALIVE, "alive.>", max_msgs_per_subject=1, max_age=ALIVE_SECONDS),
         stream(RECORDS, "record.>", max_msgs_per_subject=1),
@@ -66,10 +78,11 @@ def shared(replicas: int) -> list[StreamConfig]:
             republish=RePublish(src="result.>", dest=f"{names.STORED}.result.>", headers_only=True),
         ),
         stream(FACTS, "facts.>", max_age=FACT_DAYS * DAY),
-        stream(SAMPLE, "sample.>", **work),
-        stream(REWARD, "reward.>", **work),
-        stream(DATA, "data.>", names.later_subject("data.>"), **later),
-        stream(CHECKPOINT, "checkpoint.>", names.later_subject("checkpoint.>"), **later),
+        queue(SAMPLE, "sample.>", discard=DiscardPolicy.NEW),
+        queue(REWARD, "reward.>", discard=DiscardPolicy.NEW),
+        # A stream that takes messages for later cannot refuse new ones; these have no limit to reach either.
+        queue(DATA, "data.>", names.later_subject("data.>"), allow_msg_schedules=True),
+        queue(CHECKPOINT, "checkpoint.>", names.later_subject("checkpoint.>"), allow_msg_schedules=True),
         stream(DEAD, "dead.>", max_age=DEAD_DAYS * DAY),
         stream(ATTEMPTS, "attempts.>", max_msgs_per_subject=1, max_age=DAY),
     ]
@@ -78,12 +91,10 @@ def shared(replicas: int) -> list[StreamConfig]:
 def runs(base: str, replicas: int) -> StreamConfig:
     """The stream of one base model's training runs; results are repeated once stored."""
     root = f"run.{names.token(base)}"
-    return StreamConfig(
-        name=names.run_stream(base),
-        subjects=[f"{root}.>"],
-        storage=StorageType.FILE,
-        num_replicas=replicas,
-        allow_direct=True,
+    return make(
+        names.run_stream(base),
+        f"{root}.>",
+        replicas=replicas,
         republish=RePublish(
             src=f"{root}.*.*.result.*",
             dest=f"{names.STORED}.{root}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.result.{{{{wildcard(3)}}}}",

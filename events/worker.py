@@ -4,7 +4,8 @@ A delivery is acknowledged when its result is durable. A worker that dies simply
 message comes back; that is a death, not an attempt. Failures that a worker lives to report are counted apart:
 after three the message goes to the dead letters and its future fails. Deaths have a bound of their own.
 Heartbeats begin when a delivery arrives, so that one which waits here for room stays ours. Nothing is pulled
-while the replica is not active.
+while the replica is not active. Each tenant's commands have a consumer of their own, and the budget goes to whoever
+has the least of it.
 """
 
 import asyncio
@@ -15,15 +16,16 @@ from dataclasses import dataclass, field
 import structlog
 from cloudevents.core.exceptions import BaseCloudEventException
 from cloudevents.core.v1.event import CloudEvent
-from nats.js.api import AckPolicy, ConsumerConfig
 
 from events import catalog, claims, envelope, facts, names, tasks, trace
 from events.activity import Activity
 from events.blobs import Blobs
-from events.bus import SILENCE, Bus, again_when_unavailable, until_available
+from events.bus import SILENCE, Bus, again_when_unavailable
 from events.failure import BusUnavailable, CommandFailed, Failure, NotFound, WorkerBroken
-from events.pull import ConsumerGone, Delivery, Puller
+from events.pull import Delivery
+from events.shares import Room
 from events.streams import ATTEMPTS, DEAD, DEAD_DAYS, FACT_DAYS, RESULT_DAYS, RESULTS
+from events.tenants import TenantQueues
 
 log = structlog.get_logger(__name__)
 
@@ -31,10 +33,10 @@ ACK_WAIT = 10.0
 """Seconds without a heartbeat after which a delivery is given to somebody else."""
 MAX_FAILURES = 3
 MAX_DEATHS = 5
-MAX_ACK_PENDING = 4096
-"""Above what one client keeps in flight (2,000)."""
 FIRST_WANTED = 8
 """Deliveries asked for at once before the worker knows what they cost."""
+QUIET = 10.0
+"""Seconds without news after which the worker looks whether it has missed some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,9 @@ class Queue:
 
     stream: str
     consumer: str
+    """First part of the names of its consumers."""
     filter: str
+    """`<queue>.>`: what follows begins with the tenant's token."""
     result_subject: Callable[[CloudEvent], str] | None
     """Of a command; None for commands without a result."""
     tenant: Callable[[CloudEvent], str]
@@ -84,15 +88,12 @@ class QueueWorker:
         self._blobs = blobs
         self._queue = queue
         self._handler = handler
-        self._budget = budget
         self._activity = activity or Activity()
-        self._used = 0
+        self._room = Room(budget)
         self._mean_cost = max(1.0, budget / FIRST_WANTED)
-        self._admission = asyncio.Lock()  # fair: first come, first admitted
-        self._room = asyncio.Event()
+        self._news = asyncio.Event()
         self._in_hand: dict[Delivery, asyncio.Task[None]] = {}
         self._waiting: set[Delivery] = set()
-        self._puller: Puller | None = None
         self._broken: asyncio.Future[None] | None = None
 
     @property
@@ -103,7 +104,7 @@ class QueueWorker:
     async def run(self) -> None:
         """Work until cancelled; what is in hand then goes back to the queue. Raises WorkerBroken."""
         self._broken = asyncio.get_running_loop().create_future()
-        forget = self._activity.on_change(self._has_room)
+        forget = self._activity.on_change(self._news.set)
         loops = [asyncio.create_task(self._keep_alive()), asyncio.create_task(self._pull_for_ever())]
         try:
             done, _ = await asyncio.wait({*loops, self._broken}, return_when=asyncio.FIRST_COMPLETED)
@@ -125,48 +126,35 @@ class QueueWorker:
     async def _pull_for_ever(self) -> None:
         while True:
             await self._activity.until_open()
-            try:
-                await self._pull_all()
-            except ConsumerGone:
-                log.info("consumer.gone", consumer=self._queue.consumer)
+            await self._pull_all()
 
     async def _pull_all(self) -> None:
-        """Pull until the replica is no longer active. Raises ConsumerGone."""
-        self._puller = puller = await self._open()
+        """Pull until the replica is no longer active."""
+        queue = self._queue
+        queues = TenantQueues(
+            self._bus, queue.stream, queue.consumer, queue.filter, ack_wait=ACK_WAIT, wake=self._news.set
+        )
+        await queues.open()
         try:
             while self._activity.open:
-                if self._used < self._budget and not self._waiting:
-                    await puller.want(self._affordable())
-                delivery = await puller.next(timeout=10.0)
-                while delivery is not None:
+                self._news.clear()
+                await queues.follow()
+                for delivery in queues.take():
                     self._begin(delivery)
-                    delivery = puller.next_now()
+                if self._room.left > 0 and not self._waiting:
+                    await queues.ask(self._room.shares(queues.pending, self._mean_cost))
+                if not await self._hears():
+                    queues.look_again()
         finally:
-            self._puller = None
-            for delivery in await puller.close():
+            for delivery in await queues.close():
                 self._begin(delivery)
 
-    def _affordable(self) -> int:
-        """How many more deliveries the budget admits, by what they have cost so far."""
-        return max(1, int((self._budget - self._used) / self._mean_cost))
-
-    @until_available
-    async def _open(self) -> Puller:
-        config = ConsumerConfig(
-            durable_name=self._queue.consumer,
-            filter_subject=self._queue.filter,
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=ACK_WAIT,
-            max_ack_pending=MAX_ACK_PENDING,
-        )
-        await self._bus.ensure_consumer(self._queue.stream, config)
-        return await Puller(self._bus, self._queue.stream, self._queue.consumer).start()
-
-    def _has_room(self) -> None:
-        """Tell who waits here for room, and the loop that asks for more."""
-        self._room.set()
-        if self._puller is not None:
-            self._puller.wake()
+    async def _hears(self) -> bool:
+        """Whether there was news before long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(QUIET):
+                await self._news.wait()
+        return self._news.is_set()
 
     def _begin(self, delivery: Delivery) -> None:
         task = asyncio.create_task(self._work(delivery))
@@ -177,7 +165,7 @@ class QueueWorker:
 
     def _finished(self, delivery: Delivery, task: "asyncio.Task[None]") -> None:
         self._waiting.discard(delivery)
-        self._has_room()
+        self._news.set()
         self._activity.end()
         del self._in_hand[delivery]
         if task.cancelled() or (error := task.exception()) is None:
@@ -221,18 +209,13 @@ class QueueWorker:
         data = await claims.data_of(self._blobs, event)
         cost = max(1, self._queue.cost(event, data))
         self._mean_cost = 0.9 * self._mean_cost + 0.1 * cost
-        async with self._admission:
-            while self._used and self._used + cost > self._budget:
-                self._room.clear()
-                await self._room.wait()
-            self._used += cost
-        self._waiting.discard(delivery)
-        self._has_room()
         try:
-            return await self._handler(event, data)
+            async with self._room.place(names.tenant_part(self._queue.filter, delivery.subject), cost):
+                self._waiting.discard(delivery)
+                self._news.set()
+                return await self._handler(event, data)
         finally:
-            self._used -= cost
-            self._has_room()
+            self._news.set()
 
     async def _settled_before(self, delivery: Delivery, event: CloudEvent) -> bool:
         """A redelivery whose result stands is acknowledged; one that killed too many workers fails."""

@@ -1,7 +1,7 @@
 """How much work waits for a service, read from the streams; nothing is remembered but what cannot change.
 
-A work queue's backlog is what its consumer has not acknowledged, in tokens where commands say how many they
-may take. A trainer's is its runs that have a command which can run and has no result; a run whose next command
+A work queue's backlog is what lies in it, since what is acknowledged leaves it; in tokens where commands say how many
+they may take. A trainer's is its runs that have a command which can run and has no result; a run whose next command
 waits for a missing number counts from the time at which that number is given up.
 """
 
@@ -24,10 +24,9 @@ FIRST_WANTED = 8
 
 @dataclass(frozen=True, slots=True)
 class QueuePlace:
-    """Where a queue's commands lie. Example: QueuePlace("SAMPLE", "sample-tiny-…", "sample.tiny-….>")."""
+    """Where a queue's commands lie. Example: QueuePlace("SAMPLE", "sample.tiny-….>")."""
 
     stream: str
-    consumer: str
     filter: str
 
 
@@ -35,13 +34,13 @@ def queue_of(kind: str, base: str | None) -> QueuePlace:
     """The queue of a service that has one."""
     match kind:
         case "sample":
-            return QueuePlace(SAMPLE, names.sample_consumer(base or ""), names.sample_filter(base or ""))
+            return QueuePlace(SAMPLE, names.sample_filter(base or ""))
         case "reward":
-            return QueuePlace(REWARD, "reward", "reward.>")
+            return QueuePlace(REWARD, "reward.>")
         case "data":
-            return QueuePlace(DATA, "data", "data.>")
+            return QueuePlace(DATA, "data.>")
         case _:
-            return QueuePlace(CHECKPOINT, "checkpoint", "checkpoint.>")
+            return QueuePlace(CHECKPOINT, "checkpoint.>")
 
 
 class Backlog(Protocol):
@@ -49,7 +48,7 @@ class Backlog(Protocol):
 
     @property
     def subject(self) -> str:
-        """Where its commands appear."""
+        """Where its commands are announced."""
         ...
 
     def hear(self, subject: str, headers: Mapping[str, str]) -> float:
@@ -82,7 +81,7 @@ class QueueBacklog:
 
     @property
     def subject(self) -> str:
-        return self._place.filter
+        return names.queued(self._place.filter)
 
     def hear(self, subject: str, headers: Mapping[str, str]) -> float:
         if (tokens := headers.get(TOKENS, "")).isdigit():
@@ -90,9 +89,7 @@ class QueueBacklog:
         return self._mean_cost
 
     async def read(self) -> float:
-        return self._mean_cost * await self._bus.unacknowledged(
-            self._place.stream, self._place.consumer, self._place.filter
-        )
+        return self._mean_cost * len(await self._bus.subjects(self._place.stream, self._place.filter))
 
     async def waiting(self, before: datetime) -> list[Stored]:
         found = [one async for one in self._bus.walk(self._place.stream, self._place.filter)]

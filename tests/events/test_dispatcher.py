@@ -185,7 +185,7 @@ async def test_a_queue_s_backlog_is_what_is_not_acknowledged(lab: Lab) -> None:
         await lab.sample(sampler, number)
     assert await backlog.read() == 3.0, "without a consumer: all that lies there"
     place = queue_of("sample", lab.base)
-    consumer = await lab.bus.js.pull_subscribe(place.filter, durable=place.consumer, stream=place.stream)
+    consumer = await lab.bus.js.pull_subscribe(place.filter, durable=f"test-{lab.base}", stream=place.stream)
     (one,) = await consumer.fetch(1)
     assert await backlog.read() == 3.0, "in hand is not done"
     await one.ack_sync()

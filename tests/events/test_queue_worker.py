@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from nats.errors import ConnectionClosedError
-from nats.js.api import RetentionPolicy, StreamConfig
 from structlog.testing import capture_logs
 
 from events import catalog, envelope, names, streams, worker
@@ -52,7 +51,7 @@ class Shop:
             data=data,
         )
         event = await lend(self.bus, self.blobs, TENANT, event, COMMAND_DAYS)
-        await self.bus.append(f"{self.name}.{number}", event)
+        await self.bus.append(f"{self.name}.{TENANT}.{number}", event)
 
     async def result(self, number: int) -> CloudEvent | None:
         subject = names.result_subject("test", TENANT, self.name, number)
@@ -113,8 +112,7 @@ async def shop(
     bus: Bus, blobs: FolderBlobs, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Shop]:
     monkeypatch.setattr(worker, "ACK_WAIT", 1.0)
-    retention = RetentionPolicy.WORK_QUEUE
-    await bus.ensure_stream(StreamConfig(name=unique, subjects=[f"{unique}.>"], retention=retention))
+    await bus.ensure_stream(streams.work_queue(unique, f"{unique}.>"))
     with capture_logs():
         yield Shop(bus, blobs, unique)
     await bus.js.delete_stream(unique)
@@ -184,7 +182,7 @@ async def test_what_a_vanished_worker_had_in_hand_comes_back_and_is_no_failure(s
             await silent.close()  # nothing it says is heard from here on
             async with shop.worker(echo):
                 assert await shop.answer(1) == b"1 work"
-    assert await shop.bus.last(streams.ATTEMPTS, names.attempts_subject(f"{shop.name}.1")) is None
+    assert await shop.bus.last(streams.ATTEMPTS, names.attempts_subject(f"{shop.name}.{TENANT}.1")) is None
 
 
 async def test_a_worker_that_ends_gives_back_what_it_has_at_once(
@@ -222,7 +220,7 @@ async def test_three_reported_failures_end_among_the_dead_letters(
     assert len(times) == 3
     assert times[1] - times[0] >= 0.9
     assert times[2] - times[1] >= 1.9
-    assert await shop.dead() == [f"dead.{shop.name}.1"]
+    assert await shop.dead() == [f"dead.{shop.name}.{TENANT}.1"]
 
 
 async def test_a_handler_that_raises_anything_is_tried_again(shop: Shop) -> None:
@@ -278,7 +276,7 @@ async def test_a_command_that_kills_its_workers_fails_after_five_deaths(
         await shop.empty()
     assert (failure.category, "died" in failure.message) == ("server", True)
     assert begun == 2
-    assert await shop.dead() == [f"dead.{shop.name}.1"]
+    assert await shop.dead() == [f"dead.{shop.name}.{TENANT}.1"]
 
 
 async def test_a_broken_worker_ends_and_its_message_goes_to_another(shop: Shop) -> None:
@@ -307,7 +305,7 @@ async def test_a_bus_that_is_away_is_no_failure_of_the_command(shop: Shop) -> No
     async with shop.worker(flaky):
         await shop.submit(1)
         assert await shop.answer(1) == b"fine"
-    assert await shop.bus.last(streams.ATTEMPTS, names.attempts_subject(f"{shop.name}.1")) is None
+    assert await shop.bus.last(streams.ATTEMPTS, names.attempts_subject(f"{shop.name}.{TENANT}.1")) is None
 
 
 async def test_no_more_runs_at_once_than_the_budget_admits(shop: Shop) -> None:
@@ -441,7 +439,7 @@ async def test_a_lost_acknowledgement_of_a_result_is_no_second_result(shop: Shop
 
 @pytest.mark.parametrize("headers", [None, {"ce-specversion": "1.0", "ce-id": "x:1"}])
 async def test_a_message_that_is_no_event_hurts_nobody(shop: Shop, headers: dict[str, str] | None) -> None:
-    await shop.bus.js.publish(f"{shop.name}.0", b"nonsense", headers=headers)
+    await shop.bus.js.publish(f"{shop.name}.{TENANT}.0", b"nonsense", headers=headers)
     async with shop.worker(echo):
         await shop.submit(1)
         assert await shop.answer(1) == b"1 x"
@@ -479,8 +477,9 @@ async def test_a_burst_after_long_silence_is_served_at_once(
     asked = asyncio.Semaphore(0)
     await shop.bus.listen("$JS.API.CONSUMER.MSG.NEXT.>", lambda _: asked.release())
     async with shop.worker(echo):
+        await shop.submit(99)
         async with asyncio.timeout(20):
-            for _ in range(3):  # so two requests have expired
+            for _ in range(4):  # so two requests have expired
                 await asked.acquire()
         for number in range(5):
             await shop.submit(number)
@@ -494,7 +493,7 @@ async def test_many_small_commands_leave_few_requests_open(shop: Shop) -> None:
         for number in range(700):
             await shop.submit(number)
         await shop.empty()
-        info = await shop.bus.js.consumer_info(shop.name, shop.queue.consumer)
+        info = await shop.bus.js.consumer_info(shop.name, f"{shop.queue.consumer}-{TENANT}")
         assert info.num_waiting is not None
         assert info.num_waiting <= 16
 
@@ -504,7 +503,7 @@ async def test_a_worker_goes_on_after_a_restart_of_the_server(
 ) -> None:
     bus = await Bus.connect(own_nats.url, name="worker", timeout=1.0)
     await bus.ensure_shared_streams()
-    await bus.ensure_stream(StreamConfig(name="q", subjects=["q.>"], retention=RetentionPolicy.WORK_QUEUE))
+    await bus.ensure_stream(streams.work_queue("q", "q.>"))
     shop = Shop(bus, blobs, "q")
     with capture_logs():
         async with shop.worker(echo):
@@ -543,7 +542,7 @@ async def test_a_payload_in_the_blob_store_goes_with_its_command_and_stays_with_
         await shop.failure(2)
         await shop.empty()
     assert claims() == 1
-    assert await shop.dead() == [f"dead.{shop.name}.2"]
+    assert await shop.dead() == [f"dead.{shop.name}.{TENANT}.2"]
 
 
 async def test_what_follows_a_result_and_fails_for_ever_is_put_aside(shop: Shop) -> None:
@@ -561,5 +560,5 @@ async def test_what_follows_a_result_and_fails_for_ever_is_put_aside(shop: Shop)
             assert await shop.answer(1) == b"1 x"
             await shop.empty()
     assert calls == 1
-    assert await shop.dead() == [f"dead.{shop.name}.1"]
+    assert await shop.dead() == [f"dead.{shop.name}.{TENANT}.1"]
     assert any(entry["event"] == "dead.letter" for entry in logs)

@@ -1,0 +1,135 @@
+"""A work queue by tenant: a consumer for each that has commands in it, found as they come.
+
+A stream hands a consumer its messages in their order, so that behind one consumer for all, whoever comes second waits
+for all of whoever came first. The commands of a tenant lie under subjects of their own, and so they have a consumer
+of their own; a worker asks each for what it wants. Nobody keeps a list of tenants: they are those with commands in
+the stream, read once, and then those that the stream says it has stored commands of. A consumer that nobody asks
+vanishes once nothing of it is unacknowledged.
+"""
+
+from collections.abc import Callable, Mapping
+
+import structlog
+from nats.js.api import AckPolicy, ConsumerConfig
+
+from events import names
+from events.bus import Bus, until_available
+from events.pull import Delivery, Puller
+
+log = structlog.get_logger(__name__)
+
+MAX_ACK_PENDING = 4096
+"""Above what one client keeps in flight (2,000)."""
+INACTIVE_SECONDS = 300.0
+"""How long a consumer stays that nobody asks."""
+SOON = 0.25
+"""Seconds for which what is known to be there is asked for: others may have taken it."""
+
+
+class TenantQueues:
+    """The consumers of one work queue, as one worker asks them."""
+
+    def __init__(
+        self, bus: Bus, stream: str, consumer: str, filter: str, *, ack_wait: float, wake: Callable[[], None]
+    ) -> None:
+        """`filter`: `<queue>.>`, where the first token in place of the `>` is the tenant. `consumer`: the first part
+        of their names. `wake` is called when there is something to take or somebody new to follow."""
+        self._bus = bus
+        self._stream = stream
+        self._consumer = consumer
+        self._filter = filter
+        self._ack_wait = ack_wait
+        self._wake = wake
+        self._pullers: dict[str, Puller] = {}
+        self._heard: set[str] = set()
+        """Tenants of whom something was stored since we last looked."""
+        self._left: list[Delivery] = []
+        self._look_again = True
+
+    async def open(self) -> "TenantQueues":
+        """Listen to who has something stored."""
+        self._deaf = await self._bus.listen(names.queued(self._filter), self._hear)
+        self._forget = self._bus.on_reconnect(self.look_again)  # what was said meanwhile was heard by nobody
+        return self
+
+    async def close(self) -> list[Delivery]:
+        """Ask for no more; what was on its way is given back: it is in our hand all the same."""
+        self._forget()
+        if not self._bus.client.is_closed:
+            await self._deaf()
+        for tenant in list(self._pullers):
+            await self._leave(tenant)
+        return self.take()
+
+    def look_again(self) -> None:
+        """Have `follow` read who has commands."""
+        self._look_again = True
+        self._wake()
+
+    async def follow(self) -> None:
+        """Ask those who have commands now, and no longer those who have none."""
+        if self._look_again:
+            self._look_again = False
+            self._heard.clear()
+            there = await self._tenants()
+            for tenant in self._pullers.keys() - there - self._heard:
+                await self._leave(tenant)
+            self._heard |= there
+        for tenant in [tenant for tenant, puller in self._pullers.items() if puller.gone]:
+            log.info("consumer.gone", stream=self._stream, tenant=tenant)
+            await self._leave(tenant)
+            self._heard.add(tenant)
+        for tenant in sorted(self._heard - self._pullers.keys()):
+            self._pullers[tenant] = await self._join(tenant)
+
+    async def ask(self, shares: Mapping[str, int]) -> None:
+        """Ask for so many commands of each tenant, and for the next one of those of whom none is known to wait.
+
+        Not of others: they would take the place of who has less in hand and is on the way.
+        """
+        for tenant, puller in self._pullers.items():
+            if share := shares.get(tenant, 0):
+                await puller.want(share, seconds=SOON)
+            elif not puller.pending:
+                await puller.want(1)
+
+    @property
+    def pending(self) -> dict[str, int]:
+        """How many commands of each tenant are known to wait; more may."""
+        return {tenant: puller.pending for tenant, puller in self._pullers.items()}
+
+    def take(self) -> list[Delivery]:
+        """All that has come."""
+        taken = [delivery for puller in self._pullers.values() for delivery in puller.take()]
+        taken, self._left = self._left + taken, []
+        return taken
+
+    @until_available
+    async def _tenants(self) -> set[str]:
+        subjects = await self._bus.subjects(self._stream, self._filter)
+        return {names.tenant_part(self._filter, subject) for subject in subjects}
+
+    @until_available
+    async def _join(self, tenant: str) -> Puller:
+        consumer = f"{self._consumer}-{tenant}"
+        config = ConsumerConfig(
+            durable_name=consumer,
+            filter_subject=names.tenant_filter(self._filter, tenant),
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=self._ack_wait,
+            max_ack_pending=MAX_ACK_PENDING,
+            inactive_threshold=INACTIVE_SECONDS,
+        )
+        # One consumer for all tenants, as there was before, would overlap with those of each.
+        await self._bus.remove_consumer(self._stream, self._consumer)
+        await self._bus.ensure_consumer(self._stream, config)
+        return await Puller(self._bus, self._stream, consumer, arrived=self._wake).start()
+
+    async def _leave(self, tenant: str) -> None:
+        self._left += await self._pullers.pop(tenant).close()
+
+    def _hear(self, subject: str) -> None:
+        tenant = names.tenant_part(self._filter, subject.removeprefix(f"{names.QUEUED}."))
+        self._heard.add(tenant)
+        if tenant not in self._pullers:
+            self._wake()
