@@ -32,7 +32,8 @@ class Rig:
         self.nats = NatsProcess(folder / "nats")
         self.nats.start()
         self.gateway, url = self.start("gateway")
-        self.replicas = [self.start("reward", REKINDLE_GRADERS="1")[0] for _ in range(replicas)]
+        started = [self.start("reward", REKINDLE_GRADERS="1") for _ in range(replicas)]
+        self.replicas, self.urls = [process for process, _ in started], [url for _, url in started]
         self.http = httpx.Client(base_url=f"{url}/api/v1", trust_env=False, timeout=60)
 
     def start(self, service: str, **variables: str) -> tuple[subprocess.Popen[bytes], str]:
