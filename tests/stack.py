@@ -6,13 +6,14 @@ when the command or one of its children is still there afterwards.
 
 import gc
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,17 +67,29 @@ class Stack:
 
 
 @contextmanager
-def running_stack(base_model: Path | str, data_dir: Path, options: Sequence[str] = ()) -> Iterator[Stack]:
+def running_stack(
+    base_model: Path | str,
+    data_dir: Path,
+    options: Sequence[str] = (),
+    *,
+    module: str = "rekindle.cli",
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Stack]:
     """Start the stack, wait until it is ready, and end it. `base_model` is [NAME=]FOLDER.
+
+    `module` is what runs as the command; `environment` joins ours.
 
     Raises:
         AssertionError: it did not become ready in time, or left processes behind.
     """
-    command = [sys.executable, "-m", "rekindle.cli", "up", "--base-model", str(base_model)]
+    command = [sys.executable, "-m", module, "up", "--base-model", str(base_model)]
     command += ["--data-dir", str(data_dir), "--port", "0", *options]
     log = data_dir.parent / f"{data_dir.name}.log"
     with log.open("a") as stderr:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True)
+        found = {**os.environ, **(environment or {})}
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=found, stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
     try:
         yield Stack(ready_url(process, log), data_dir, str(base_model).partition("=")[0], process.pid)
     finally:

@@ -1,7 +1,7 @@
 """A short RL loop with the unmodified tinker SDK that leaves a full trace of what it saw.
 
-Rows come from the data service, rewards from the reward service, checkpoints are saved and deleted: every kind of
-process has work in each step. All seeds are the caller's, so two loops on equal servers have equal traces.
+Rows come from the data service, rewards from the reward service, each step's policy is saved and deleted: every
+kind of process has work in each step. All seeds are the caller's, so two loops on equal servers have equal traces.
 """
 
 import hashlib
@@ -16,8 +16,9 @@ import tinker
 import rekindle
 from examples.text2sql.adapter import download_adapter
 
-API_KEY = "tml-local"
+API_KEY, DATASET = "tml-local", "chaos/sums"
 GROUPS, GROUP_SIZE, TOKENS = 4, 6, 12
+STEPS_BETWEEN_SAVES = 5
 WAIT = 900.0
 
 
@@ -33,16 +34,11 @@ class Trace:
 
 
 def run_loop(
-    url: str,
-    base_model: str,
-    steps: int,
-    out: Path,
-    after_step: Callable[[int], None],
-    at_end: Callable[[str], None],
+    url: str, base_model: str, out: Path, go_on: Callable[[int], bool], at_end: Callable[[str], None]
 ) -> Trace:
-    """Train `steps` steps.
+    """Train step by step while `go_on`, which is asked with how many have been done.
 
-    `after_step` is called with the number of each that has ended, `at_end` with the run's id before its session is.
+    `at_end` is called with the run's id before its session ends. Named checkpoints and an export are left then.
     """
     trace = Trace()
     with (
@@ -52,28 +48,29 @@ def run_loop(
         rows = [
             {"question": f"User: What is {x} + {y}?", "answer": x + y} for x in range(8) for y in range(8)
         ]
-        own.datasets.upload(rows, "chaos/sums").result(WAIT)
+        own.datasets.upload(rows, DATASET).result(WAIT)
         training = service.create_lora_training_client(base_model, rank=8, seed=0).result(WAIT)
         rest, tokenizer = tinker.RestClient(base_url=url, api_key=API_KEY), training.get_tokenizer()
-        kept: str | None = None
-        for step in range(steps):
-            _step(trace, own, training, tokenizer, step)
-            if step % 3 == 2:
-                saved = training.save_state(f"step-{step}").result(WAIT).path
-                if kept is not None:
-                    rest.delete_checkpoint_from_tinker_path(kept).result(WAIT)
-                kept = saved
-            after_step(step)
+        step = 0
+        while go_on(step):
+            policy = training.save_weights_for_sampler(f"step-{step}").result(WAIT).path
+            _step(trace, own, training, service.create_sampling_client(policy), tokenizer, step)
+            rest.delete_checkpoint_from_tinker_path(policy).result(WAIT)
+            step += 1
+            if step % STEPS_BETWEEN_SAVES == 0:
+                training.save_state(f"after-{step}").result(WAIT)
+        own.datasets.delete(DATASET).result(WAIT)
         download_adapter("tinker", training, url, API_KEY, out)
         at_end(training.get_info().model_id)
     trace.adapter = hashlib.sha256((out / "adapter_model.safetensors").read_bytes()).hexdigest()
     return trace
 
 
-def _step(trace: Trace, own: rekindle.ServiceClient, training: Any, tokenizer: Any, step: int) -> None:
-    questions = own.datasets.filter("chaos/sums", [("answer", ">=", step % 5)]).result(WAIT)
-    rows = own.datasets.preview("chaos/sums", questions.version, rows=GROUPS).result(WAIT)
-    sampler = training.save_weights_and_get_sampling_client().result(WAIT)
+def _step(
+    trace: Trace, own: rekindle.ServiceClient, training: Any, sampler: Any, tokenizer: Any, step: int
+) -> None:
+    questions = own.datasets.filter(DATASET, [("answer", ">=", step % 5)]).result(WAIT)
+    rows = own.datasets.preview(DATASET, questions.version, rows=GROUPS).result(WAIT)
     prompts = [tokenizer.encode(row["question"] + "\n\nAssistant:") for row in rows]
     futures = [
         sampler.sample(

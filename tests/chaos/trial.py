@@ -1,14 +1,16 @@
-"""One loop undisturbed, one under fire, on two equal stacks; then what they left behind is compared and counted.
+"""One loop under fire, one undisturbed, on two equal stacks; then what they saw is compared, and what they left.
 
-    python -m tests.chaos.trial [--steps 30] [--kills 40] [--seed 0]
+    python -m tests.chaos.trial [--steps 30] [--kills 42] [--seed 0] [--brisk]
 
-Prints kills survived, recovery, and what was compared; exits 1 when anything differs.
+The loop under fire goes on for more steps where the kills find no room in it, and the other does as many. Prints
+kills survived, recovery, commands replayed, and what was compared; exits 1 when anything is not as it should be.
+With --brisk the deliveries of a dead worker come back sooner, so that the same number of kills takes less time.
 """
 
 import argparse
 import asyncio
 import contextlib
-import os
+import math
 import random
 import statistics
 import sys
@@ -17,77 +19,95 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from events import names
-from events.bus import Bus
-from services.local import nats_server
-from tests.chaos.killer import Kill, Killer
+from tests.chaos import mortal, remains
+from tests.chaos.hands import OpenRequests
+from tests.chaos.killer import SHARES, Kill, Killer
 from tests.chaos.rl_loop import Trace, run_loop
 from tests.stack import Stack, running_stack
 from tests.tiny_model import make_tiny_model
 
-KINDS = ("train", "sample", "reward", "data", "checkpoint", "gateway", "dispatcher", "nats")
-TENANT = "local"
-RELEASE_SECONDS = 30.0
-"""What becomes of a session may wait for processes that were killed last."""
-QUEUES = ("SAMPLE", "REWARD", "DATA", "CHECKPOINT")
+STEPS, KILLS = 30, 42
+LEAST_KILLS, LEAST_IN_HAND, LEAST_OF_A_KIND = 40, 25, 3
+"""What a trial of full size must reach to count."""
+MOST_LONGER = 2
+"""How many times as many steps there may be, to place all kills."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Trial:
     """What came of a loop under fire."""
 
-    calm: Trace
-    hurt: Trace
     kills: list[Kill]
-    findings: list[str]
+    hurt: Trace
+    replayed: int
+    """Commands that trainers applied again."""
+    findings: list[str] = field(default_factory=list)
     """What is not as it should be; empty when all is well."""
 
 
-def try_loop(model: Path, folder: Path, *, steps: int, kills: int, seed: int) -> Trial:
-    """Run both loops; the one under fire gets at least `kills` if its steps last long enough."""
+def try_loop(model: Path, folder: Path, options: argparse.Namespace) -> Trial:
+    """Run both loops and compare them."""
+    trial = run_hurt(model, folder / "hurt", options)
+    done = len(trial.hurt.losses)
     with deterministic_stack(model, folder / "calm") as stack:
-        calm = run_loop(
-            stack.url, stack.base_model, steps, folder / "calm-adapter", lambda _: None, lambda _: None
-        )
-    with deterministic_stack(model, folder / "hurt") as stack:
-        findings: list[str] = []
-        killer = Killer(stack.data_dir, stack.base_model, KINDS, random.Random(seed))
-        with killing(killer, kills):
-            hurt = run_loop(
-                stack.url,
-                stack.base_model,
-                steps,
-                folder / "hurt-adapter",
-                lambda step: say(f"step {step}: {len(killer.kills)} killed"),
-                lambda run_id: findings.extend(asyncio.run(audit(stack, run_id))),
-            )
-        findings += compare(calm, hurt) + asyncio.run(left_behind(stack))
-    return Trial(calm, hurt, killer.kills, findings)
+        out = folder / "calm-adapter"
+        calm = run_loop(stack.url, stack.base_model, out, lambda step: step < done, lambda _: None)
+    trial.findings += compare(calm, trial.hurt)
+    return trial
+
+
+def run_hurt(model: Path, folder: Path, options: argparse.Namespace) -> Trial:
+    """The loop under fire, and what it left behind."""
+    steps, kills = options.steps, options.kills
+    findings: list[str] = []
+    runs: list[str] = []
+    with deterministic_stack(model, folder, brisk=options.brisk) as stack:
+        killer = Killer(stack, OpenRequests().follow(), kills, random.Random(options.seed))
+        if options.brisk:
+            killer.rest = mortal.PATIENCES["events.worker", "ACK_WAIT"] + 1.0
+
+        def go_on(step: int) -> bool:
+            say(f"{step} steps, {len(killer.kills)} killed")
+            killer.due = math.ceil(kills * (step + 1) / steps)
+            return step < steps or (not killer.done and step < MOST_LONGER * steps)
+
+        def at_end(run_id: str) -> None:
+            runs.append(run_id)
+            findings.extend(asyncio.run(remains.audit(stack, run_id)))
+
+        with killing(killer):
+            hurt = run_loop(stack.url, stack.base_model, folder / "adapter", go_on, at_end)
+        findings += asyncio.run(remains.left_behind(stack, runs[0]))
+    findings += remains.files_left(stack.data_dir, folder / "tmp") + remains.processes_left()
+    return Trial(killer.kills, hurt, remains.replayed(stack.data_dir), findings)
 
 
 @contextlib.contextmanager
-def deterministic_stack(model: Path, folder: Path) -> Iterator[Stack]:
-    folder.mkdir(parents=True)
-    os.environ["REKINDLE_DETERMINISTIC"] = "true"
-    try:
-        with running_stack(model, folder / "data") as stack:
-            yield stack
-    finally:
-        del os.environ["REKINDLE_DETERMINISTIC"]
+def deterministic_stack(model: Path, folder: Path, *, brisk: bool = False) -> Iterator[Stack]:
+    """A stack on `folder`/data whose temporary files go to `folder`/tmp."""
+    (folder / "tmp").mkdir(parents=True)
+    with running_stack(
+        model,
+        folder / "data",
+        ["--deterministic"],
+        module=mortal.MODULE if brisk else "rekindle.cli",
+        environment={"TMPDIR": str(folder / "tmp")},
+    ) as stack:
+        yield stack
 
 
 @contextlib.contextmanager
-def killing(killer: Killer, most: int) -> Iterator[None]:
+def killing(killer: Killer) -> Iterator[None]:
     """Kill beside what runs in the block; an error of the killer's is raised at its end."""
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
     failure: list[BaseException] = []
 
     def work() -> None:
         try:
-            loop.run_until_complete(killer.run(stop, most))
+            loop.run_until_complete(killer.run(stop))
         except BaseException as error:  # noqa: BLE001 - raised again where the block ends
             failure.append(error)
         finally:
@@ -116,44 +136,16 @@ def compare(calm: Trace, hurt: Trace) -> list[str]:
     return found
 
 
-async def audit(stack: Stack, run_id: str) -> list[str]:
-    """Whether every operation of the run has one terminal record."""
-    bus = await Bus.connect(nats_server.address(stack.data_dir).url, name="auditor")
-    stream, root = names.run_stream(stack.base_model), names.run_root(stack.base_model, TENANT, run_id)
-    info = await bus.js.stream_info(stream, subjects_filter=f"{root}.result.*")
-    await bus.close()
-    counts = {int(s.rpartition(".")[2]): n for s, n in (info.state.subjects or {}).items()}
+def too_little(kills: list[Kill]) -> list[str]:
+    """What a trial of full size lacks."""
+    counts = Counter(kill.kind for kill in kills)
     found = []
-    if doubled := {number: count for number, count in counts.items() if count != 1}:
-        found.append(f"results written more than once: {doubled}")
-    if missing := set(range(max(counts) + 1)) - counts.keys():
-        found.append(f"operations without a result: {sorted(missing)}")
-    return found
-
-
-async def left_behind(stack: Stack) -> list[str]:
-    """What is there though the session has ended for so long that nothing should be."""
-    bus = await Bus.connect(nats_server.address(stack.data_dir).url, name="auditor")
-    deadline = time.monotonic() + RELEASE_SECONDS
-    while (found := await _left(stack, bus)) and time.monotonic() < deadline:  # noqa: ASYNC110 - nothing tells
-        await asyncio.sleep(0.2)
-    await bus.close()
-    return found
-
-
-async def _left(stack: Stack, bus: Bus) -> list[str]:
-    found = []
-    for queue in QUEUES:
-        subjects = [s for s in await bus.subjects(queue, ">") if not s.startswith("later.")]
-        if subjects:
-            found.append(f"{queue} still holds {subjects[:3]}")
-    root = f"{names.run_base(stack.base_model)}.>"
-    if left := [
-        s for s in await bus.subjects(names.run_stream(stack.base_model), root) if ".checkpoint." not in s
-    ]:
-        found.append(f"the run's log still holds {left[:3]}")
-    if aside := [path.name for path in (stack.data_dir / "blobs" / "aside").iterdir()]:
-        found.append(f"left aside: {aside[:3]}")
+    if len(kills) < LEAST_KILLS:
+        found.append(f"{len(kills)} kills, fewer than {LEAST_KILLS}")
+    if (busy := sum(kill.in_hand > 0 for kill in kills)) < LEAST_IN_HAND:
+        found.append(f"{busy} kills with something in hand, fewer than {LEAST_IN_HAND}")
+    if rare := {kind: counts[kind] for kind in SHARES if counts[kind] < LEAST_OF_A_KIND}:
+        found.append(f"too few kills of a kind: {rare}")
     return found
 
 
@@ -162,33 +154,43 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def report(trial: Trial) -> None:
+def report(trial: Trial, seconds: float) -> None:
     """The counts of a trial, for a person."""
-    kills = trial.kills
-    by_kind = Counter(kill.kind for kill in kills)
-    recoveries = sorted(kill.recovery for kill in kills)
-    say(f"kills survived: {len(kills)} ({', '.join(f'{k} {n}' for k, n in sorted(by_kind.items()))})")
-    say(f"with a command or delivery in hand: {sum(kill.in_hand for kill in kills)}")
-    if recoveries:
-        p95 = recoveries[min(len(recoveries) - 1, int(0.95 * len(recoveries)))]
+    kills, busy = trial.kills, [kill for kill in trial.kills if kill.in_hand]
+    say(f"kills survived: {len(kills)} ({_by_kind(kills)})")
+    say(f"with a command or delivery in hand: {len(busy)} ({_by_kind(busy)})")
+    if recoveries := sorted(kill.recovery for kill in kills):
+        p95 = recoveries[math.ceil(0.95 * len(recoveries)) - 1]
         say(f"recovery: p50 {statistics.median(recoveries):.2f} s, p95 {p95:.2f} s")
-    say(f"steps: {len(trial.hurt.losses)}, sequences: {sum(map(len, trial.hurt.tokens))}")
+    say(f"commands replayed: {trial.replayed}")
+    say(f"steps: {len(trial.hurt.losses)}, sequences: {sum(map(len, trial.hurt.tokens))}, {seconds:.0f} s")
     for finding in trial.findings:
         say(f"WRONG: {finding}")
     if not trial.findings:
         say("tokens, rewards, losses and the final adapter are those of the undisturbed loop, bit for bit")
+        say("nothing is left behind: stream entries, blobs, processes, temporary files")
+
+
+def _by_kind(kills: list[Kill]) -> str:
+    counts = Counter(kill.kind for kill in kills)
+    return ", ".join(f"{kind} {counts[kind]}" for kind in SHARES)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="task chaos --", description=__doc__)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--kills", type=int, default=1000, help="at most so many")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--brisk", action="store_true")
     options = parser.parse_args()
+    begun = time.monotonic()
+    remains.adopt_orphans()
     with tempfile.TemporaryDirectory() as folder:
         model = make_tiny_model(Path(folder) / "models" / "tiny")
-        trial = try_loop(model, Path(folder), steps=options.steps, kills=options.kills, seed=options.seed)
-    report(trial)
+        trial = try_loop(model, Path(folder), options)
+    if options.kills >= LEAST_KILLS:
+        trial.findings += too_little(trial.kills)
+    report(trial, time.monotonic() - begun)
     sys.exit(1 if trial.findings else 0)
 
 
