@@ -6,6 +6,7 @@ twice.
 """
 
 import asyncio
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -52,6 +53,16 @@ class HeldRun:
     given_up: int = -1
     """The last number that was released because nobody sent it."""
     last_used: float = 0.0
+    size: int | None = None
+    """Bytes of its state; None = not known, or it has none."""
+    came: float = -math.inf
+    """When it got its place in memory, by the loop's clock; -inf = it has none."""
+    waits_since: float | None = None
+    """When it began to wait for a place; None = it does not."""
+    leaving: bool = False
+    """It takes no more turns until it has given its place to another."""
+    idle: bool = True
+    """It had nothing to do when that was last asked."""
     replayed: int = 0
     """Entries that had a result and were applied again, since the last one that had none."""
     since_head: float | None = None
@@ -129,6 +140,25 @@ class HeldRun:
     def settled(self) -> bool:
         """Whether every entry that was applied has its result: only then is a snapshot true."""
         return not any(number < self.applied for number in self.pending)
+
+    @property
+    def inside(self) -> bool:
+        """Whether it has a place in memory."""
+        return self.came > -math.inf
+
+    def come(self, now: float) -> None:
+        """It has a place in memory from now on."""
+        self.came, self.waits_since = now, None
+
+    def leave(self) -> None:
+        """It gives up its place, and the state with it."""
+        self.forget()
+        self.came, self.leaving = -math.inf, False
+
+    def vanish(self) -> None:
+        """Nothing of it is left in the log."""
+        self.order, self.entries, self.pending = RunOrder(), {}, set()
+        self.leave()
 
     def forget(self) -> None:
         """Drop the state; the log brings it back."""

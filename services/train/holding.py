@@ -42,29 +42,56 @@ class Holding:
             run.holder = None
             run.stale = False
         if run.holder is None:
-            await self._identify(run)
             suspicion = await self._suspicion(run)
             if suspicion is None:
-                run.held_elsewhere_until = asyncio.get_running_loop().time() + LOOK_AGAIN_SECONDS
                 return False
             await self._take(run, suspicion)
         if run.state is None and run.applied == run.head.number + 1:
             await self.snapshots.load(run)
         return True
 
-    @again_when_unavailable
-    async def _identify(self, run: HeldRun) -> None:
-        """Read from an entry whose run it is; what has no result yet is there whatever is purged."""
-        if run.run_id:
-            return
-        entry = run.entries[min(run.pending)] if run.pending else run.order.beyond()[0]
-        stored = await self.bus.at(names.run_stream(self.base), entry.sequence)
-        assert stored is not None, "an entry without a result stays in the stream"
-        run.run_id = stored.event.get_subject() or ""
-        run.tenant = names.tenant_of(stored.event.get_source())
+    async def is_free(self, run: HeldRun) -> bool:
+        """Whether the run, whose it is known then, is ours or can be; the former may be over. Raises BusUnavailable."""
+        return run.holder is not None or await self._suspicion(run) is not None
+
+    async def _suspicion(self, run: HeldRun) -> Lease | None:
+        """Suspect and deaths for the lease to take; None when the run is not free, or has nothing more to do."""
+        while not await self._identify(run):
+            await self._catch_up(run)
+            if not (run.pending or run.order.beyond()):
+                return None
+        suspicion = await self._judge(run)
+        if suspicion is None:
+            run.held_elsewhere_until = asyncio.get_running_loop().time() + LOOK_AGAIN_SECONDS
+        return suspicion
 
     @again_when_unavailable
-    async def _suspicion(self, run: HeldRun) -> Lease | None:
+    async def _identify(self, run: HeldRun) -> bool:
+        """Read from its first entry whose run it is; False when another holder has purged it, or the run is deleted."""
+        first = run.entries[min(run.pending)] if run.pending else next(iter(run.order.beyond()), None)
+        if first is None:
+            return bool(run.run_id)
+        stored = await self.bus.at(names.run_stream(self.base), first.sequence)
+        if stored is not None:
+            run.run_id = stored.event.get_subject() or ""
+            run.tenant = names.tenant_of(stored.event.get_source())
+        return stored is not None
+
+    @again_when_unavailable
+    async def _catch_up(self, run: HeldRun) -> None:
+        """Learn what became of a run that is not ours."""
+        stream = names.run_stream(self.base)
+        if await read_lease(self.bus, stream, run.root) is None:
+            return run.vanish()
+        run.begin_at(await read_head(self.bus, stream, run.root))
+        run.resolve(await self._resolved(run))
+
+    async def _resolved(self, run: HeldRun) -> list[int]:
+        found = await self.bus.subjects(names.run_stream(self.base), f"{run.root}.result.*")
+        return [int(subject.rpartition(".")[2]) for subject in found]
+
+    @again_when_unavailable
+    async def _judge(self, run: HeldRun) -> Lease | None:
         """Suspect and deaths for the lease to take; None when the run is not free."""
         stream = names.run_stream(self.base)
         standing = await read_lease(self.bus, stream, run.root)
@@ -76,8 +103,7 @@ class Holding:
             return lease
         if await liveness.lives(self.bus, lease.replica):
             return None
-        found = await self.bus.subjects(stream, f"{run.root}.result.*")
-        run.resolve(int(subject.rpartition(".")[2]) for subject in found)
+        run.resolve(await self._resolved(run))
         suspect = min((n for n in run.pending if n > head.number), default=None)
         deaths = 0 if suspect is None else lease.deaths + 1 if lease.suspect == suspect else 1
         if deaths >= DEATHS_ALONE:

@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from services.model.base import BaseModel
-from services.model.lora import Adapter
+from services.model.lora import Adapter, LoraSpec
 from services.model.peft_files import adapter_tensors, load_adapter, save_adapter
 
 OPTIMIZER = "optimizer.safetensors"
 GRADIENT = "gradient.safetensors"
 STEP = "step"
+FLOAT_BYTES = 4
 
 
 @dataclass(eq=False, slots=True)
@@ -76,6 +77,12 @@ class TrainRun:
             mean_P=self.mean_P.clone(),
             variance_P=self.variance_P.clone(),
         )
+
+
+def state_bytes(spec: LoraSpec, base: BaseModel) -> int:
+    """What a run takes in memory: weights, gradient and two moments of its adapter."""
+    shapes = [base.layers[name].weight.shape for name in spec.targets(base.layers)]
+    return 4 * FLOAT_BYTES * sum(spec.rank * (outputs + inputs) for outputs, inputs in shapes)
 
 
 def view(like: Adapter, flat_P: Tensor) -> Adapter:

@@ -18,8 +18,11 @@ class TrainSettings(EdgeSettings):
     """Tokens of one pass: bounds the memory for activations. None = what suits the device."""
     replica: str = Field(default_factory=lambda: f"train-{secrets.token_hex(6)}")
     """Name of this process, which no other ever has."""
-    max_runs: int = 64
-    """Runs kept in memory; an idle one beyond that is dropped and comes back from its snapshot when it is needed."""
+    memory_bytes: int | None = None
+    """For the states of runs (weights, gradients, moments); more runs than fit take turns. None = half of what is free
+    beside the base model."""
+    turn_seconds: float = 10.0
+    """How long a run may work while another waits for its place in memory."""
     snapshot_seconds: float = 30.0
     """How old the newest snapshot of a run that trains may become: what a take-over has to compute again."""
     deterministic: bool = False

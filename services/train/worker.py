@@ -33,6 +33,7 @@ from services.train.exports import Exports
 from services.train.held import DEATHS_FAILED, HeldRun
 from services.train.holding import Holding
 from services.train.results import Done, result_event
+from services.train.room import Room
 from services.train.run import TrainRun
 from services.train.snapshots import Snapshots
 from services.train.together import Job, train_together
@@ -58,7 +59,8 @@ class TrainWorker:
         base: str,
         *,
         replica: str = "",
-        max_runs: int = 64,
+        memory_bytes: int | None = None,
+        turn_seconds: float = 10.0,
         gap_seconds: float = 360.0,
         snapshot_seconds: float = 30.0,
         deterministic: bool = False,
@@ -70,7 +72,6 @@ class TrainWorker:
         self._engine = engine
         self._base = base
         self._replica = replica
-        self._max_runs = max_runs
         self._gap_seconds = gap_seconds
         self._snapshot_seconds = snapshot_seconds
         self._deterministic = deterministic
@@ -78,6 +79,7 @@ class TrainWorker:
         self._activity.hand_over = self.hand_over
         self._snapshots = Snapshots(blobs, base, engine.base)
         self._holding = Holding(bus, blobs, base, replica, self._snapshots)
+        self._room = Room(engine.base, records, memory_bytes, turn_seconds)
         exports = Exports(blobs, Checkpoints(bus, records), records, engine.base)
         self._commands = Commands(engine, exports, self._snapshots, self._compute)
         self._runs: dict[str, HeldRun] = {}
@@ -86,6 +88,8 @@ class TrainWorker:
         """Held by a round, and by a hand-over: neither shall see the other's half."""
         self._failure: BaseException | None = None
         """Of a write, for no reason that trying again would mend: this process must not look alive."""
+        self._looked = -math.inf
+        """When it was last looked at who has work, by the loop's clock."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
 
     # The loop
@@ -130,6 +134,7 @@ class TrainWorker:
     def _closed(self, subject: str) -> None:
         """A run of which nothing is left takes no memory either; what it still writes meets another's lease."""
         self._runs.pop(subject.removeprefix(names.closed_subject("")), None)
+        self._changed.set()  # its place in memory is free
 
     def _run_at(self, root: str) -> HeldRun:
         return self._runs.setdefault(root, HeldRun(root))
@@ -138,15 +143,16 @@ class TrainWorker:
         """Return when some run has work, and this replica shall do it."""
         while True:
             self._changed.clear()
+            self._looked = _now()
             if self._failure is not None:
                 raise self._failure
             if reading.done():
                 reading.result()
             if self._activity.open:
+                await self._make_room()
                 await self._release_gaps()
                 await self._take_snapshots()
-                await self._make_room()
-                if any(run.has_work(_now()) for run in self._runs.values()):
+                if any(map(_has_turn, self._runs.values())):
                     return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(self._next_look()):  # wait_for may swallow a cancellation
@@ -159,15 +165,17 @@ class TrainWorker:
             if (gap := run.gap()) is not None:
                 given_up = _now() + gap_deadline(gap.since, self._gap_seconds)
                 moments.append(max(given_up, run.held_elsewhere_until))
-            if run.pending and run.held_elsewhere_until > _now():
+            if run.pending:
                 moments.append(run.held_elsewhere_until)
             if run.since_head is not None and run.snapshot is None:
                 moments.append(run.since_head + self._snapshot_seconds)
-        return min(moments, default=None)
+        if (first := self._first_in_line()) is not None:
+            moments += [self._room.turn_ends(first, run) for run in self._inside()]
+        return min((moment for moment in moments if moment > self._looked), default=None)
 
     async def _round(self) -> None:
         """One turn of every run that has work; of a suspect alone, with nothing else in the process to lose."""
-        held = [run for run in list(self._runs.values()) if run.has_work(_now()) and await self._hold(run)]
+        held = [run for run in list(self._runs.values()) if _has_turn(run) and await self._hold(run)]
         # Before any run has its turn: what is taken into a turn must not be let go of before its pass.
         if (suspect := next((run for run in held if run.suspect is not None), None)) is not None:
             await self._be_alone_with(suspect)
@@ -246,7 +254,7 @@ class TrainWorker:
 
     async def _begin_snapshot(self, run: HeldRun) -> None:
         """Copy the state now; write it, once all that it contains has its result, while training goes on."""
-        if run.snapshot is not None or run.stale or run.holder is None or run.beyond_repair is not None:
+        if run.snapshot is not None or not _may_be_snapped(run):
             return
         run.since_head = None
         copy = None if run.state is None else await self._commands.copy(run)
@@ -300,15 +308,60 @@ class TrainWorker:
         except (RekindleError, OSError) as error:
             log.warning("run.kept", run=run.run_id, exc_info=error)
 
+    # Places in memory
+
     async def _make_room(self) -> None:
-        """Drop idle runs, least recently used first, above what memory is meant for."""
-        loaded = [run for run in self._runs.values() if run.state is not None]
-        idle = [run for run in loaded if not run.has_work(_now()) and not run.writes]
-        for run in sorted(idle, key=lambda run: run.last_used)[: max(0, len(loaded) - self._max_runs)]:
-            if run.since_head is None:
-                run.forget()
-            else:
-                await self._begin_snapshot(run)  # dropped once that is done
+        """Give places to those in line, and have others leave for the first of them."""
+        async with self._turns:
+            for run in list(self._runs.values()):
+                run.idle = not (run.has_work(_now()) or self._gap_is_due(run))
+                if run.idle or run.inside:
+                    run.waits_since = None
+                elif run.waits_since is None:
+                    run.waits_since = _now()
+                if run.leaving:
+                    await self._leave(run)
+            while (first := self._first_in_line()) is not None:
+                if not await self._may_come(first):
+                    first.waits_since = None
+                elif self._room.fits(first, self._inside()):
+                    first.come(_now())
+                else:
+                    return await self._ask_to_leave(first)
+
+    async def _may_come(self, run: HeldRun) -> bool:
+        """Whether the run can be ours; then its size is known."""
+        with self._keeping(run):
+            if await self._holding.is_free(run):
+                await self._room.measure(run)
+                return True
+        return False
+
+    def _inside(self) -> list[HeldRun]:
+        return [run for run in self._runs.values() if run.inside]
+
+    def _first_in_line(self) -> HeldRun | None:
+        """The run that has waited longest for a place."""
+        line = {run: run.waits_since for run in self._runs.values() if run.waits_since is not None}
+        return min(line, key=line.__getitem__, default=None)
+
+    async def _ask_to_leave(self, first: HeldRun) -> None:
+        for run in self._room.leavers(first, self._inside(), self._looked):
+            log.info("run.leaves", run=run.run_id, idle=run.idle)
+            run.leaving = True
+            await self._leave(run)
+            self._changed.set()  # its place may be free
+
+    async def _leave(self, run: HeldRun) -> None:
+        """Give up a run's place, once its results are durable and a snapshot has what they say."""
+        if run.writes:
+            return  # the last of them calls again
+        with self._keeping(run):
+            if run.since_head is not None and _may_be_snapped(run):
+                return await self._begin_snapshot(run)
+            if not run.stale:
+                await self._holding.release(run)
+        run.leave()
 
     # Forward and backward
 
@@ -450,6 +503,8 @@ class TrainWorker:
     def _written(self, run: HeldRun, task: "asyncio.Task[None]") -> None:
         run.writes.discard(task)
         self._activity.end()
+        if run.leaving:
+            self._changed.set()
         error = None if task.cancelled() else task.exception()
         if isinstance(error, LeaseLost):
             self._lose(run)
@@ -464,12 +519,16 @@ class TrainWorker:
     async def _release_gaps(self) -> None:
         for run in list(self._runs.values()):
             gap = run.gap()
-            if gap is None or run.held_elsewhere_until > _now():
-                continue
-            if gap_deadline(gap.since, self._gap_seconds) <= 0:
+            if gap is not None and run.inside and not run.leaving and self._gap_is_due(run):
                 with self._keeping(run):
                     if await self._hold(run) and run.gap() == gap:  # another holder may have gone beyond it
                         await self._release(run, gap.number)
+
+    def _gap_is_due(self, run: HeldRun) -> bool:
+        gap = run.gap()
+        if gap is None or run.held_elsewhere_until > _now():
+            return False
+        return gap_deadline(gap.since, self._gap_seconds) <= 0
 
     async def _release(self, run: HeldRun, number: int) -> None:
         """Give up a number by a fenced entry; whichever entry came first is that number's."""
@@ -506,6 +565,16 @@ def _count_replay(run: HeldRun, entries: list[Entry]) -> None:
     if run.replayed and again < len(entries):
         log.info("run.replayed", run=run.run_id, commands=run.replayed)
         run.replayed = 0
+
+
+def _has_turn(run: HeldRun) -> bool:
+    """Whether a run shall work now: it can, and has its place in memory."""
+    return run.inside and not run.leaving and run.has_work(_now())
+
+
+def _may_be_snapped(run: HeldRun) -> bool:
+    """Whether the state is ours and true."""
+    return not run.stale and run.holder is not None and run.beyond_repair is None
 
 
 def _refuse_condemned(run: HeldRun, entry: Entry) -> None:

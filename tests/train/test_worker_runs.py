@@ -151,8 +151,8 @@ async def test_commands_that_cannot_be_read_fail_alone(lab: Lab) -> None:
     await lab.send(run, 3, catalog.SAVE_WEIGHTS, b"{}")
     large = batch([100] * 400)
     await lab.train(run, 4, large)
-    claims = next((lab.blobs._root / names.token(TENANT) / "claims").glob("*/*"))
-    claims.unlink()
+    (claim,) = (lab.blobs._root / names.run_claims(lab.base, TENANT, run.run_id)).iterdir()
+    claim.unlink()
     await lab.train(run, 5)
     await lab.train(other, 1)
     async with lab.worker():
@@ -374,32 +374,7 @@ async def test_a_save_that_cannot_write_its_files_fails_and_leaves_nothing(
     assert not [name for name in left if ".save-" in name]
 
 
-# Memory and leases
-
-
-async def test_evicted_runs_come_back_from_their_logs(lab: Lab) -> None:
-    runs = [await lab.new_run(f"run-{n}") for n in range(3)]
-    async with lab.worker(max_runs=1) as worker:
-        first = 1
-        for _ in range(2):
-            for run in runs:
-                end = await lab.lesson(run, first, steps=1)
-                await lab.ends_well(run, end - 1)
-            first = end
-        for run in runs:
-            await lab.save(run, end, "end")
-            await lab.ends_well(run, end)
-
-        def loaded() -> int:
-            return sum(run.state is not None for run in worker._runs.values())
-
-        async with asyncio.timeout(10):
-            while loaded() > 2:  # noqa: ASYNC110 - nothing tells when a snapshot lets a run go
-                await asyncio.sleep(0.01)
-        assert loaded() <= 2
-    for run in runs[1:]:
-        assert_same(await lab.weights(runs[0], "end"), await lab.weights(run, "end"))
-        await lab.each_resolved_once(run, end + 1)
+# Leases
 
 
 async def test_a_worker_whose_run_was_taken_writes_nothing_until_the_taker_is_gone(lab: Lab) -> None:
