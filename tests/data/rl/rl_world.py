@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from rekindle.types.rl import RlRunSpec
 from services.data.rl import messages as m
+from services.data.rl.due import flying
 from services.data.rl.machine import initial, outstanding, step
 from services.data.rl.state import State
 
@@ -46,9 +47,10 @@ class World:
     heard: list[m.Event] = field(default_factory=list)
     log: dict[int, str] = field(default_factory=dict)
     """Number -> id of the command that stands there."""
-    answerable: set[int] = field(default_factory=set)
     failures: Counter[tuple[int, ...]] = field(default_factory=Counter)
     orders: int = 0
+    dropped: set[int] = field(default_factory=set)
+    """Versions whose sampler weights a row had deleted."""
 
     def __post_init__(self) -> None:
         self.state = initial(self.spec, self.rows)
@@ -99,18 +101,22 @@ class World:
         assert len(state.batches) <= 2 * (1 + staleness)
         assert len(state.model_dump_json()) < 3000 + 800 * self.spec.groups * (1 + staleness)
         for command in commands:
+            if isinstance(command, m.Report):
+                self.dropped |= set(command.drop_versions)
             if isinstance(command, m.Sample):
                 assert state.newest is not None
                 assert command.batch - staleness <= command.version <= min(command.batch, state.newest)
 
+        for command in flying(self.spec, state):
+            assert not (isinstance(command, m.Sample | m.Evaluate) and command.version in self.dropped)
+
     def waiting(self) -> list[m.Command]:
-        """Outstanding commands that can be answered now."""
+        """Commands that can be answered now; those of a paused run go on, too."""
         through = next(number for number in range(len(self.log) + 1) if number not in self.log)
         return [
             command
-            for command in outstanding(self.spec, self.state)
+            for command in flying(self.spec, self.state)
             if command.id in self.published
-            and not isinstance(command, m.Finish)
             and (getattr(command, "seq", None) is None or command.seq < through)
         ]
 
@@ -160,17 +166,28 @@ class World:
         if self.state.phase == "paused":
             if self.unlucky():
                 self.hear_again()
+            if self.chance.random() < 0.5 and (waiting := self.waiting()):
+                return self.hear(self.answer(self.chance.choice(waiting)))
             return self.want("run")
         if self.unlucky():
             return self.hear_again()
         if self.unlucky():
             return self.want("pause")
+        if self.unlucky():
+            return self.lose()
         self.hear(self.answer(self.chance.choice(self.waiting())))
 
     def hear_again(self) -> None:
         """Something comes again, perhaps long after it mattered."""
         if self.heard:
             self.hear(self.chance.choice(self.heard))
+
+    def lose(self) -> None:
+        """The results of a place are gone, which may be settled, or trained already."""
+        places = [(batch, place) for batch in self.state.batches for place in range(len(batch.groups))]
+        if places:
+            batch, place = self.chance.choice(places)
+            self.hear(m.Lost(batch=batch.number, group=place, attempt=batch.groups[place].attempt))
 
     def run(self, turns: int = 5000) -> "World":
         for _ in range(turns):

@@ -92,12 +92,6 @@ def check_the_rows(world: World) -> None:
 
 def check_what_is_kept(world: World) -> None:
     state, newest, keep = world.state, world.state.newest, world.spec.checkpoints
-    dropped: set[int] = set()
-    for command in world.published.values():
-        if isinstance(command, m.Sample | m.Evaluate):
-            assert command.version not in dropped, "it was deleted before"
-        if isinstance(command, m.Report):
-            dropped |= set(command.drop_versions)
     expected = [] if keep is None else sorted({*range(keep.every, newest + 1, keep.every), newest} - {0})
     assert sorted(save.version for save in world.of(m.Save)) == expected
     assert list(state.saved) == ([] if keep is None else expected[-keep.keep :])
@@ -264,6 +258,17 @@ def test_stragglers_are_left_out_when_their_grace_is_over():
     assert run.command("report-0").overdue == 2
 
 
+def test_a_straggler_that_is_left_out_stays_out_and_no_other_comes_with_it():
+    run = started(stragglers={"seconds": 9.0, "share": 0.5})
+    run.sampled_and_scored(1, 0)
+    state = run.state
+    assert run.hear(m.Overdue(batch=0)) == [] and run.state == state  # nobody asked for it
+    assert run.hear(m.Overdue(batch=1)) == [] and run.state != state  # settled, but batch 0 comes first
+    state = run.state
+    for event in (m.Overdue(batch=1), m.Lost(batch=1, group=1, attempt=0)):
+        assert run.hear(event) == [] and run.state == state
+
+
 def test_stragglers_are_waited_for_where_nothing_else_is_said():
     run = started(groups=4)
     assert run.sampled_and_scored(0, 0) + run.sampled_and_scored(0, 1) + run.sampled_and_scored(0, 2) == [
@@ -326,6 +331,20 @@ def test_a_paused_run_hears_and_says_nothing_until_it_is_resumed():
     assert run.hear(m.Wanted(what="pause", order=1)) == []
 
 
+def test_a_paused_run_draws_no_prompts():
+    run = Driven()
+    run.hear(m.Created(), m.Wanted(what="pause", order=1))
+    assert run.hear(m.Published(version=0)) == [] and run.state.cursor == 0
+    assert len(run.hear(m.Wanted(what="run", order=2))) == 4
+
+
+def test_a_run_that_is_over_has_nothing_under_way():
+    run = started(stop={"minutes": 5}, checkpoints={"every": 1})
+    run.hear(m.Failed(command="sample-0-0-0-p0-v0", message="no", category="user"))
+    state = run.state
+    assert (state.phase, state.batches, state.saving, state.evaluating) == ("failed", (), (), ())
+
+
 def test_a_cancelled_run_is_over_even_when_paused():
     run = started()
     run.hear(m.Wanted(what="pause", order=1))
@@ -340,8 +359,13 @@ def test_an_alarm_pauses_once():
     run.hear(m.Trained(step=0), m.Published(version=1))
     alarm = m.Reported(row=0, alarm="the sampler is wrong")
     assert run.hear(alarm) == ["finish-1"] and run.state.reason == "the sampler is wrong"
-    run.hear(m.Wanted(what="run", order=1))
+    again = m.Wanted(what="run", order=1)
+    run.hear(again)
     assert run.hear(alarm) == [] and run.state.phase == "running"
+    run.sampled_and_scored(1, 0)
+    run.sampled_and_scored(1, 1)
+    run.hear(m.Trained(step=1), m.Published(version=2), m.Reported(row=1, alarm="still"))
+    assert run.hear(again) == [] and run.state.phase == "paused"
 
 
 def test_enough_reward_ends_the_run_with_a_checkpoint_and_an_evaluation():
