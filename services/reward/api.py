@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from events import names
 from events.commands import Answer
 from events.edge import EdgeDep, TenantDep, parse, read_json
+from events.failure import NotFound
 from events.records import EVERYONE, SandboxRecord
 from events.shards import WHOLE, AnotherRequest, digest_of
 from rekindle.types import InvalidField
@@ -97,7 +98,10 @@ async def unregister(name: str, edge: EdgeDep, tenant: TenantDep) -> Answer:
 @router.get("/rewards/sandbox")
 async def show_sandbox(edge: EdgeDep) -> Answer:
     """What holds untrusted code, as the reward replica that started last has found it."""
-    record = await edge.records.get(SandboxRecord, EVERYONE, SANDBOX)
+    try:
+        record = await edge.records.get(SandboxRecord, EVERYONE, SANDBOX)
+    except NotFound as error:
+        raise NotFound("nothing is known of the sandbox before something was scored") from error
     return record.found.model_dump(mode="json")
 
 
