@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from cloudevents.core.v1.event import CloudEvent
 from pydantic import TypeAdapter
+from pydantic_core import from_json
 
 from events import catalog, claims, facts, names
 from events.activity import Activity
@@ -27,6 +28,10 @@ from services.reward.scorer import Scorer
 SCORES = TypeAdapter(list[Score])
 EXCLUSION = ("outcome", "reason", "grader_version", "attempts")
 """What a fact says of a score that is none."""
+WAITING = ("remote", "llm_judge")
+"""Graders that compute nothing here: they wait for somebody outside."""
+COST = 16
+"""Of a command that computes, where one that waits costs 1: who asks a slow judge takes no core from others."""
 
 
 class RewardWorker:
@@ -42,7 +47,7 @@ class RewardWorker:
         budget: int,
         activity: Activity | None = None,
     ) -> None:
-        """`budget`: commands taken at once."""
+        """`budget`: commands taken at once that compute."""
         self._bus = bus
         self._blobs = blobs
         self._scorer = scorer
@@ -53,9 +58,10 @@ class RewardWorker:
             filter="reward.>",
             result_subject=_result_subject,
             tenant=_tenant,
+            cost=_cost,
             settled=self._settled,
         )
-        self._worker = QueueWorker(bus, blobs, queue, self.handle, budget=budget, activity=activity)
+        self._worker = QueueWorker(bus, blobs, queue, self.handle, budget=budget * COST, activity=activity)
 
     async def run(self) -> None:
         await self._worker.run()
@@ -160,6 +166,11 @@ def _scored(event: CloudEvent, shard: ScoreShard, scores: list[Score]) -> CloudE
             ],
         },
     )
+
+
+def _cost(_: CloudEvent, data: bytes) -> int:
+    grader = from_json(data).get("grader", {})
+    return 1 if grader.get("type") in WAITING else COST
 
 
 def _tenant(event: CloudEvent) -> str:
