@@ -113,13 +113,13 @@ class Guard:
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
-            raise Refused(f"{host!r} has the address {text!r}, which cannot be read") from None
+            raise Refused(f"{host} has an address that cannot be read") from None
         scoped = isinstance(address, IPv6Address) and address.scope_id is not None
         if is_public(address) and not scoped:
             return
         if not any(pattern.holds(address, port) for pattern in self._allowed):
-            said = "" if text == host else f" has the address {text}, which"
-            raise Refused(f"{host}{said} is not public; the server's outside_hosts do not name it")
+            # not the address itself: whoever asks shall not learn names of the inside
+            raise Refused(f"{host} is not public, and the server's outside_hosts do not name it")
 
 
 class GuardedNetwork(httpcore.AsyncNetworkBackend):
