@@ -1,15 +1,16 @@
 """Keeps one child of the stack alive: always, until it has ended well once, or while somebody asks for it.
 
 A service on demand sleeps at zero until a connection arrives at its socket, which its process then inherits; it
-ends by itself when nobody has asked for long enough. One that crashes is started again, more slowly while it
-ends before it was ready; after `MAX_EARLY_EXITS` of those in a row it is given up: that is the platform's
-verdict, with its last words as the reason. The next connection tries it again.
+ends by itself when nobody has asked for long enough, or when it is told to. One that crashes is started again,
+more slowly while it ends before it was ready; after `MAX_EARLY_EXITS` of those in a row it is given up: that is the
+platform's verdict, with its last words as the reason. The next connection tries it again.
 """
 
 import asyncio
 import contextlib
 import os
 import secrets
+import signal
 import socket
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -63,12 +64,16 @@ class Keeper:
             code = await self._live()
             if code == 0 and child.life == "once":
                 return self._become("ready")
-            if code == 0 and child.life == "on demand":
+            if child.life == "on demand" and self._ended_well(code):
                 child.early_exits = 0
                 self._become("zero")
                 await self._until_wanted()
             else:
                 await self._after_crash(code)
+
+    def _ended_well(self, code: int) -> bool:
+        """Because nobody needed it, or on a SIGTERM after which it finished what it had in hand."""
+        return code == 0 or (code == -signal.SIGTERM and self.child.state in ("ready", "stopping"))
 
     async def _live(self) -> int:
         """From start to end; returns the exit code."""
