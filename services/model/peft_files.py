@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,6 +22,8 @@ TEXT_PART = "language_model."
 
 def save_adapter(folder: Path, adapter: Adapter, base_source: str) -> None:
     """Write `adapter` into `folder`; float32, one tensor pair for each trained module."""
+    from peft import LoraConfig  # a tenth of a trainer's start, and samplers never need it
+
     folder.mkdir(parents=True, exist_ok=True)
     config = LoraConfig(
         r=adapter.rank,
