@@ -1,11 +1,9 @@
 """A number that never comes: later operations wait, polls say so, and after a while its place is given up."""
 
-import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.gateway.wire import PROTOBUF, Run, Wire, connect, datum
@@ -105,29 +103,6 @@ def test_an_operation_that_takes_long_is_active_and_answers_408_until_done(impat
         answer = impatient.poll(futures[-1])
     assert answer.headers["content-type"] == PROTOBUF
     assert set(states) <= {"active"}
-
-
-async def test_hundreds_of_polls_are_held_open_and_others_are_served(
-    impatient: Wire, waiting: tuple[Run, int, str]
-) -> None:
-    _, _, future = waiting
-    limits = httpx.Limits(max_connections=None)
-    base_url = impatient.http.base_url
-    async with httpx.AsyncClient(base_url=base_url, timeout=60, trust_env=False, limits=limits) as http:
-
-        async def result() -> bytes:
-            answer = await http.post("/retrieve_future", json={"request_id": future})
-            while answer.status_code == 408:
-                answer = await http.post("/retrieve_future", json={"request_id": future})
-            assert answer.headers["content-type"] == PROTOBUF, answer.text
-            return answer.content
-
-        polls = asyncio.gather(*(result() for _ in range(200)))
-        started = time.monotonic()
-        while not polls.done():
-            assert (await http.get("/healthz")).json() == {"status": "ok"}
-            assert time.monotonic() - started < GAP_SECONDS + 20
-        assert len(set(await polls)) == 1
 
 
 @pytest.mark.parametrize("ahead", [20_000, 2**31 - 1])
