@@ -5,12 +5,17 @@ a link, and removal needs neither long paths nor recursion: each folder found is
 """
 
 import asyncio
+import contextlib
 import itertools
 import os
 import secrets
 import shutil
+import socket
 import stat
 import tempfile
+from pathlib import Path
+
+from events import names
 
 BLOCK_BYTES = 512
 MOST_ENTRIES = 4096
@@ -21,7 +26,9 @@ class Scratch:
     """The folder in which all those of one sandbox lie. Others may pass through it, but not look around in it."""
 
     def __init__(self) -> None:
-        self.path = tempfile.mkdtemp(prefix="rekindle-sandbox-")
+        machine = f"rekindle-sandbox-{names.token(socket.gethostname())}-"
+        _sweep(machine)
+        self.path = tempfile.mkdtemp(prefix=f"{machine}{os.getpid()}.")
         os.chmod(self.path, 0o711)
         self._shared = os.path.join(self.path, "shared")
 
@@ -52,6 +59,21 @@ class Scratch:
 
     def close(self) -> None:
         shutil.rmtree(self.path)
+
+
+def _sweep(machine: str) -> None:
+    """Remove what services of this machine have left that were killed. What resists stays: it is in nobody's way."""
+    for left in Path(tempfile.gettempdir()).glob(f"{machine}*.*"):
+        pid = left.name.removeprefix(machine).partition(".")[0]
+        with contextlib.suppress(OSError):  # another may be faster
+            if pid.isdigit() and not Path(f"/proc/{pid}").exists() and _is_own_folder(left):
+                remove(str(left))
+
+
+def _is_own_folder(path: Path) -> bool:
+    """Anybody may have put something under this name, and a link leads anywhere."""
+    state = path.lstat()
+    return stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid()
 
 
 def remove_empty(path: str) -> bool:

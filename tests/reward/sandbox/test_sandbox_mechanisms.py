@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 
 from services.reward.sandbox import MECHANISMS, Ended, Level, Limits, Sandbox
+from services.reward.sandbox.scratch import Scratch
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -364,6 +365,26 @@ async def test_guests_die_with_the_service(open_folder: Path):
             os.kill(guest, signal.SIGKILL)
         else:
             await until(lambda: not runs(guest))  # noqa: B023
+
+
+async def test_the_folders_of_a_killed_service_go_when_another_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    die = "os.mkdir(Scratch().make(None) + '/deep'); os.kill(os.getpid(), 9)"
+    code = f"import os; from services.reward.sandbox.scratch import Scratch; {die}"
+    python_path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": python_path}
+    service = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment)  # noqa: ASYNC220
+    assert service.wait() == -signal.SIGKILL  # noqa: ASYNC222 - nothing else goes on here
+    (left,) = os.listdir(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "kept").mkdir(parents=True)
+    link = tmp_path / left.replace(".", ".linked-")
+    link.symlink_to(elsewhere)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    living = [Path(Scratch().path).name, Path(Scratch().path).name]
+    assert sorted(os.listdir(tmp_path)) == sorted([*living, link.name, elsewhere.name])
+    assert os.listdir(elsewhere) == ["kept"]
 
 
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap (Debian: apt install bubblewrap)")
