@@ -375,7 +375,7 @@ async def test_the_folders_of_a_killed_service_go_when_another_starts(
     python_path = os.pathsep.join(filter(None, sys.path))
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": python_path}
     service = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment)  # noqa: ASYNC220
-    assert service.wait() == -signal.SIGKILL  # noqa: ASYNC222 - nothing else goes on here
+    assert service.wait() == -signal.SIGKILL
     (left,) = os.listdir(tmp_path)
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "kept").mkdir(parents=True)
