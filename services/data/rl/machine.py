@@ -115,10 +115,14 @@ def _overdue(turn: Turn, event: m.Overdue) -> None:
     batch = turn.batch(event.batch)
     if batch is None or batch.grace != "running" or batch.seq is not None:
         return
-    groups = tuple(
-        group if group.stage == "settled" else group.model_copy(update={"stage": "overdue"})
-        for group in batch.groups
-    )
+    groups = batch.groups
+    if any(
+        group.stage == "settled" for group in groups
+    ):  # else they were lost meanwhile, and all are waited for
+        groups = tuple(
+            group if group.stage == "settled" else group.model_copy(update={"stage": "overdue"})
+            for group in groups
+        )
     turn.put(batch.model_copy(update={"grace": "over", "groups": groups}))
 
 

@@ -269,6 +269,15 @@ def test_a_straggler_that_is_left_out_stays_out_and_no_other_comes_with_it():
         assert run.hear(event) == [] and run.state == state
 
 
+def test_a_batch_whose_only_settled_group_is_lost_is_not_left_without_any():
+    run = started(stragglers={"seconds": 9.0, "share": 0.5})
+    run.sampled_and_scored(0, 0)
+    run.hear(m.Lost(batch=0, group=0, attempt=0), m.Overdue(batch=0))
+    run.sampled_and_scored(0, 0, attempt=1)
+    assert run.sampled_and_scored(0, 1)[-2:] == ["train-0", "publish-1"]
+    assert [one.group for one in run.command("train-0").groups] == [0, 1]
+
+
 def test_stragglers_are_waited_for_where_nothing_else_is_said():
     run = started(groups=4)
     assert run.sampled_and_scored(0, 0) + run.sampled_and_scored(0, 1) + run.sampled_and_scored(0, 2) == [
