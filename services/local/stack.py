@@ -19,7 +19,13 @@ from services.local.process import SECRETS, Child
 GRACE_SECONDS = 3
 PARENTS = {
     "warm-light": ["services.checkpoint.app", "services.data.app", "services.reward.app"],
-    "warm-torch": ["services.train.app", "services.train.register", "services.sample.app", "peft"],
+    "warm-torch": [
+        "services.train.app",
+        "services.train.register",
+        "services.sample.app",
+        "services.sample.torch_engine",
+        "peft",
+    ],
 }
 """What each warm parent has imported."""
 MOST_RUNS = 64
