@@ -2,11 +2,10 @@
 
     python -m benchmarks.wake [ROUNDS]
 
-Every round sends the service to zero, then asks for one small thing and waits for the answer. The model is the
-demo's (0.4 M parameters): what is measured is the way up, not the size of weights.
+Every round asks a service at zero for one small thing, waits for the answer, and sends it to zero again. The
+model is the demo's (0.4 M parameters): what is measured is the way up, not the size of weights.
 """
 
-import contextlib
 import json
 import os
 import signal
@@ -27,9 +26,8 @@ from benchmarks.roundtrip import PlainClient
 from examples.text2sql.stack import running_stack
 
 ROUNDS = 20
-ZERO_SECONDS = 60.0
-CALM_SECONDS = 0.1
-"""Between zero and the question, so that what the end has set off is over."""
+STATE_SECONDS = 60.0
+"""How long a service may take to be ready, or gone."""
 
 
 class Waker:
@@ -62,45 +60,51 @@ class Waker:
         url = f"{self._row(service)['url']}/api/v1/{path}"
         httpx.get(url, trust_env=False, timeout=120.0).raise_for_status()
 
-    def to_zero(self, service: str) -> None:
-        """Have its process end, as the platform does when nobody needs it. Raises TimeoutError."""
-        deadline = time.monotonic() + ZERO_SECONDS
-        told = None
-        while (row := self._row(service))["state"] != "zero":
+    def end(self, service: str) -> None:
+        """Tell its process to end, as a platform does when nobody needs it."""
+        os.kill(self._until(service, "ready")["pid"], signal.SIGTERM)
+
+    def until_zero(self, service: str) -> None:
+        """Wait until there is no process. Raises TimeoutError."""
+        self._until(service, "zero")
+
+    def _until(self, service: str, state: str) -> dict[str, Any]:
+        deadline = time.monotonic() + STATE_SECONDS
+        while (row := self._row(service))["state"] != state:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{service} does not go to zero")
-            if row["state"] == "ready" and row["pid"] != told:
-                told = row["pid"]
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(told, signal.SIGTERM)
-            time.sleep(0.02)
-        time.sleep(CALM_SECONDS)
+                raise TimeoutError(f"{service} is {row['state']}, not {state}")
+            time.sleep(0.01)
+        return row
 
     def _row(self, service: str) -> dict[str, Any]:
         rows = json.loads((self._data_dir / "processes.json").read_text())
         return next(row for row in rows if row["service"] == service)
 
 
-def seconds(waker: Waker, service: str, action: Callable[[], object], rounds: int) -> list[float]:
-    """Sorted durations of the way up."""
-    durations = []
+def seconds(waker: Waker, rounds: int) -> dict[str, list[float]]:
+    """Sorted durations of the way up, by service; while one ends, the next one's turn has begun."""
+    found: dict[str, list[float]] = {service: [] for service in waker.actions()}
+    for service in ("reward", "data", "checkpoint"):
+        waker.actions()[service]()
+    for service in found:
+        waker.end(service)
     for _ in range(rounds):
-        waker.to_zero(service)
-        begun = time.perf_counter()
-        action()
-        durations.append(time.perf_counter() - begun)
-    return sorted(durations)
+        for service, action in waker.actions().items():
+            waker.until_zero(service)
+            begun = time.perf_counter()
+            action()
+            found[service].append(time.perf_counter() - begun)
+            waker.end(service)
+    return {service: sorted(durations) for service, durations in found.items()}
 
 
 def measure(model: Path, folder: Path, rounds: int, cold: bool) -> dict[str, list[float]]:
     """p50 and p95 of each service, in seconds."""
-    # Nothing goes to zero by itself: a service that is not measured shall not wake or end meanwhile.
+    # Nothing goes to zero by itself: that would take longer than all else.
     options = ["--idle", "0", *(["--cold"] if cold else [])]
     with running_stack(None, f"bench={model}", folder, options) as stack:
-        waker = Waker(stack.url, folder)
         found = {}
-        for service, action in waker.actions().items():
-            durations = seconds(waker, service, action, rounds)
+        for service, durations in seconds(Waker(stack.url, folder), rounds).items():
             found[service] = [statistics.median(durations), durations[int(len(durations) * 0.95)]]
             how = "cold" if cold else "warm"
             print(f"{service:10} {how}  p50 {found[service][0]:6.2f} s   p95 {found[service][1]:6.2f} s")
