@@ -26,6 +26,7 @@ EXPIRE_UPLOAD = f"{PREFIX}data.expire_upload"
 COLLECT_DATASET = f"{PREFIX}data.collect"
 COLLECT = f"{PREFIX}checkpoint.collect"
 EXPIRE_CLAIMS = f"{PREFIX}checkpoint.expire_claims"
+EXPIRE_CHECKPOINT = f"{PREFIX}checkpoint.expire"
 ACTIVATE = f"{PREFIX}<service>.activate"
 RELEASE = f"{PREFIX}checkpoint.release"
 
@@ -102,6 +103,9 @@ TABLE: tuple[Kind, ...] = (
     Kind(RELEASE, "command", "ReleaseCommand (JSON)", None, "checkpoint.<tenant>.release.<session | run>"),
     Kind(COLLECT, "command", "CheckpointEntry (JSON)", None, "checkpoint.<tenant>.collect.<path>"),
     Kind(EXPIRE_CLAIMS, "command", "ExpireCommand (JSON)", None, "checkpoint.<tenant>.expire.<day>"),
+    Kind(
+        EXPIRE_CHECKPOINT, "command", "CheckpointEntry (JSON)", None, "checkpoint.<tenant>.ttl.<checkpoint>"
+    ),
     Kind(ACTIVATE, "command", "Activation (JSON)", None, "none: POST /activate of a service"),
     Kind(REJECTED, "entry", "Failure (JSON)", None, _COMMAND),
     Kind(RELEASED, "entry", "Failure (JSON)", None, _COMMAND),

@@ -5,7 +5,7 @@ exist. Deleting, publishing and changing the time to live append a newer entry o
 """
 
 import contextlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from cloudevents.core.v1.event import CloudEvent
 from pydantic import BaseModel, ConfigDict
@@ -108,14 +108,42 @@ class Checkpoints:
                 await self._bus.append(subject, event, expect_last=stored.sequence)
                 return changed
 
+    async def plan_expiry(self, tenant: str, entry: CheckpointEntry) -> None:
+        """Have an entry looked at when its time to live has passed, if it has one."""
+        if entry.expires is not None:
+            event = entry_event(tenant, "checkpoint", entry, catalog.EXPIRE_CHECKPOINT)
+            at = entry.expires + timedelta(seconds=1)  # plans are kept to the second
+            await self._bus.append_later(names.ttl_subject(tenant, f"{entry.path}@{entry.number}"), event, at)
+
+    async def expire(self, tenant: str, entry: CheckpointEntry) -> str | None:
+        """Mark an entry deleted whose time has passed; returns the blob to remove.
+
+        None when there is none: it was given more time, which is planned, or it was deleted, or saved over.
+        """
+        subject = names.checkpoint_subject(entry.base, tenant, entry.run_id, entry.kind, entry.name)
+        while (stored := await self._bus.last(names.run_stream(entry.base), subject)) is not None:
+            standing = _entry(stored)
+            if standing.number != entry.number or standing.deleted:
+                return None
+            if standing.alive():
+                await self.plan_expiry(tenant, standing)
+                return None
+            event = entry_event(tenant, "checkpoint", standing.model_copy(update={"deleted": True}))
+            with contextlib.suppress(Conflict):
+                await self._bus.append(subject, event, expect_last=stored.sequence)
+                return standing.blob
+        return None
+
 
 def _entry(stored: Stored) -> CheckpointEntry:
     return CheckpointEntry.model_validate_json(envelope.data_of(stored.event))
 
 
-def entry_event(tenant: str, service: str, entry: CheckpointEntry) -> CloudEvent:
+def entry_event(
+    tenant: str, service: str, entry: CheckpointEntry, type_: str = catalog.CHECKPOINT
+) -> CloudEvent:
     return envelope.make_event(
-        catalog.CHECKPOINT,
+        type_,
         id=f"{entry.path}@{entry.number}",
         tenant=tenant,
         service=service,

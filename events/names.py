@@ -125,6 +125,11 @@ def collect_subject(tenant: str, checkpoint_path: str) -> str:
     return f"checkpoint.{token(tenant)}.collect.{token(checkpoint_path)}"
 
 
+def ttl_subject(tenant: str, checkpoint_path: str) -> str:
+    """Of a checkpoint whose time to live may have passed."""
+    return f"checkpoint.{token(tenant)}.ttl.{token(checkpoint_path)}"
+
+
 def expire_subject(tenant: str, day: date) -> str:
     """Of payloads that have expired when the day begins."""
     return f"checkpoint.{token(tenant)}.expire.{day}"

@@ -17,7 +17,7 @@ from services.checkpoint.release import Release
 
 
 async def collect(edge: Edge) -> None:
-    """Remove the files of deleted checkpoints, what sessions leave, and expired payloads.
+    """Remove the files of deleted and expired checkpoints, what sessions leave, and expired payloads.
 
     Doing it twice does no harm.
     """
@@ -30,7 +30,11 @@ async def collect(edge: Edge) -> None:
         elif event.get_type() == catalog.EXPIRE_CLAIMS:
             await claims.expire(edge.bus, edge.blobs, tenant, claims.ExpireCommand.model_validate_json(data))
         else:
-            await edge.blobs.delete(CheckpointEntry.model_validate_json(data).blob)
+            entry = CheckpointEntry.model_validate_json(data)
+            expiring = event.get_type() == catalog.EXPIRE_CHECKPOINT
+            blob = await edge.checkpoints.expire(tenant, entry) if expiring else entry.blob
+            if blob is not None:
+                await edge.blobs.delete(blob)
         return None
 
     queue = Queue(

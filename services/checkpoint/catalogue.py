@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import FileResponse, Response
@@ -138,9 +138,8 @@ EntryDep = Annotated[CheckpointEntry, Depends(_entry_in_path)]
 async def delete_checkpoint(entry: EntryDep, edge: EdgeDep, tenant: TenantDep) -> None:
     """Delete a checkpoint: gone from lists at once, its files by a worker."""
     gone = await edge.checkpoints.change(tenant, entry, deleted=True)
-    await edge.bus.append(
-        names.collect_subject(tenant, f"{entry.path}@{entry.number}"), _collect(tenant, gone)
-    )
+    subject = names.collect_subject(tenant, f"{entry.path}@{entry.number}")
+    await edge.bus.append(subject, entry_event(tenant, "checkpoint", gone, catalog.COLLECT))
     fact = facts.make_fact(
         catalog.CHECKPOINT_DELETED,
         tenant=tenant,
@@ -152,11 +151,6 @@ async def delete_checkpoint(entry: EntryDep, edge: EdgeDep, tenant: TenantDep) -
     await facts.publish(edge.bus, tenant, fact)
 
 
-def _collect(tenant: str, entry: CheckpointEntry) -> Any:
-    event = entry_event(tenant, "checkpoint", entry)
-    return type(event)({**event.get_attributes(), "type": catalog.COLLECT}, event.get_data())
-
-
 @router.put("/training_runs/{run_id}/checkpoints/{kind}/{name}/ttl", status_code=204)
 async def set_ttl(entry: EntryDep, request: Request, edge: EdgeDep, tenant: TenantDep) -> None:
     """Set or remove the time to live, counted from now."""
@@ -164,7 +158,8 @@ async def set_ttl(entry: EntryDep, request: Request, edge: EdgeDep, tenant: Tena
     expires = (
         None if wanted.ttl_seconds is None else datetime.now(UTC) + timedelta(seconds=wanted.ttl_seconds)
     )
-    await edge.checkpoints.change(tenant, entry, expires=expires)
+    changed = await edge.checkpoints.change(tenant, entry, expires=expires)
+    await edge.checkpoints.plan_expiry(tenant, changed)
 
 
 @router.post("/training_runs/{run_id}/checkpoints/{kind}/{name}/publish", status_code=204)

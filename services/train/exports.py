@@ -42,6 +42,7 @@ class Exports:
         """
         run, standing = await self._look(tenant, run_id, command)
         if standing is not None and standing.number == number:
+            await self._plan_expiry(tenant, standing)
             return standing, _facts(tenant, standing, command)
         if standing is not None and standing.alive() and not command.overwrite:
             raise UserError(
@@ -57,7 +58,12 @@ class Exports:
                 await self.blobs.delete(entry.blob)  # nobody will ever name it
             raise
         await self._tidy(entry)
+        await self._plan_expiry(tenant, entry)
         return entry, _facts(tenant, entry, command)
+
+    @again_when_unavailable
+    async def _plan_expiry(self, tenant: str, entry: CheckpointEntry) -> None:
+        await self.checkpoints.plan_expiry(tenant, entry)
 
     @again_when_unavailable
     async def _look(
