@@ -128,7 +128,6 @@ class FolderBlobs:
         except OSError:
             Path(name).unlink(missing_ok=True)  # a full disk must not fill further
             raise
-        _flush_folder(path.parent)
 
     def _put_folder(self, key: str, folder: Path) -> int:
         path = self._path(key)
@@ -141,7 +140,6 @@ class FolderBlobs:
             return size
         _flush_folder(folder)
         _move_in(folder, path)
-        _flush_folder(path.parent)
         return size
 
     def _delete(self, path: Path) -> None:
@@ -163,15 +161,18 @@ class FolderBlobs:
 
 
 def _move_in(path: Path, place: Path) -> None:
-    """Rename into the store, whatever empty folders others remove at this moment."""
+    """Rename into the store, whatever others remove at this moment: empty folders, or what has just come."""
     while True:
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):  # it was there, and may be gone again
+                place.parent.mkdir(parents=True, exist_ok=True)
             path.rename(place)
-            return
+            break
         except FileNotFoundError:
             if not path.exists():
                 raise
+    with contextlib.suppress(FileNotFoundError):
+        _flush_folder(place.parent)
 
 
 def _flush_folder(path: Path) -> None:

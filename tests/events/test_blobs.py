@@ -111,6 +111,41 @@ async def test_blobs_come_and_go_in_one_folder_at_once(blobs: FolderBlobs) -> No
     assert [path.name for path in blobs._root.iterdir()] == ["aside"]
 
 
+async def test_a_folder_may_go_when_it_has_just_been_found_to_be_there(
+    blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await blobs.put("t/day/a", b"a")
+    make = os.mkdir
+
+    def mkdir(path: str, mode: int = 0o777) -> None:
+        try:
+            make(path, mode)
+        except FileExistsError:
+            monkeypatch.undo()
+            blobs._delete(blobs._path("t/day/a"))
+            raise
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    await blobs.put("t/day/b", b"b")
+    assert await blobs.get("t/day/b") == b"b"
+
+
+async def test_a_blob_may_go_when_it_has_just_come(
+    blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move = Path.rename
+
+    def rename(path: Path, place: Path) -> Path:
+        moved = move(path, place)
+        monkeypatch.undo()
+        blobs._delete(place)
+        return moved
+
+    monkeypatch.setattr(Path, "rename", rename)
+    await blobs.put("t/day/a", b"a")
+    assert [path.name for path in blobs._root.iterdir()] == ["aside"]
+
+
 @pytest.mark.parametrize("key", ["../outside", "/etc/passwd", "t/../../outside", "", ".", "t/.."])
 async def test_no_key_leads_out_of_the_store(blobs: FolderBlobs, key: str) -> None:
     for attempt in (blobs.put(key, b"x"), blobs.get(key), blobs.folder(key), blobs.delete(key)):
