@@ -123,6 +123,16 @@ def test_a_service_that_is_told_to_end_finishes_what_it_has_in_hand(sleepy: Stac
         sampled(wire, future)
 
 
+def test_a_service_that_is_told_to_end_rests_at_zero_if_nobody_needs_it(sleepy: Stack) -> None:
+    pid = sleepy.wake("checkpoint")
+    os.kill(pid, signal.SIGTERM)
+    seen = [sleepy.row("checkpoint")]
+    while seen[-1]["state"] != "zero":
+        seen.append(sleepy.row("checkpoint"))
+    assert {row["state"] for row in seen} <= {"ready", "stopping", "zero"}
+    assert {row["pid"] for row in seen} <= {pid, None}
+
+
 def test_two_dispatchers_change_nothing(sleepy: Stack, wire: Wire) -> None:
     environment = psutil.Process(sleepy.until("dispatcher", "ready")).environ()
     environment.pop("REKINDLE_NOTIFY_FD")
