@@ -25,7 +25,7 @@ from transformers import (
 from services.model.base import describe, load_base
 from services.model.lora import LoraSpec, init_adapter
 from services.model.peft_files import CONFIG, save_adapter
-from tests.model.random_models import GEMMA, SHAPE, VOCABULARY, save_random_model
+from tests.model.random_models import ARCHITECTURES, GEMMA, SHAPE, VOCABULARY, save_random_model
 
 
 def test_of_a_model_with_images_only_the_text_part_is_kept(tmp_path: Path):
@@ -88,3 +88,21 @@ def test_what_would_give_wrong_numbers_is_refused(tmp_path: Path, reason: str):
         REFUSED[reason]().float().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=reason):
         load_base(str(tmp_path))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+@pytest.mark.parametrize("architecture", ["llama_tied", "gemma3"])
+@pytest.mark.parametrize("shard", ["1GB", "20KB"])
+def test_weights_are_mapped_from_their_files_and_not_copied(tmp_path: Path, architecture: str, shard: str):
+    with torch.random.fork_rng():
+        ARCHITECTURES[architecture]().float().save_pretrained(tmp_path, max_shard_size=shard)
+    base = load_base(str(tmp_path))
+    places = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    mapped = [
+        range(*(int(end, 16) for end in place[0].split("-")))
+        for place in places
+        if str(tmp_path) in place[-1]
+    ]
+    assert len(mapped) == len(list(tmp_path.glob("*.safetensors")))
+    for name, weight in base.model.named_parameters():
+        assert any(weight.data_ptr() in part for part in mapped), name
