@@ -143,8 +143,8 @@ def make_mortal(modules: list[str]) -> None:
             setattr(sys.modules[module], patience, seconds)
 
 
-def up() -> None:
-    """`rekindle up` with this module in the place of its warm parents'."""
+def up(module: str = MODULE) -> None:
+    """`rekindle up` with a module in the place of its warm parents'."""
     import rekindle.cli
     from services.local import stack
     from services.local.process import Child
@@ -154,7 +154,7 @@ def up() -> None:
     def mortal_children(options: stack.StackOptions) -> list[Child]:
         found = children(options)
         for child in found:
-            child.command = [MODULE if part == "services.local.warm" else part for part in child.command]
+            child.command = [module if part == "services.local.warm" else part for part in child.command]
         return found
 
     stack.children = mortal_children

@@ -13,9 +13,9 @@ from typing import Any, Self
 import psutil
 import pytest
 
-from examples.text2sql.base_model import Recipe, make_base_model
 from examples.text2sql.questions import make_databases, make_tasks
 from examples.text2sql.verify import TOLERANCE, adapter_match
+from tests.examples.demo_base import SEED
 from tests.stack import ROOT, Stack, running_stack
 
 KEYS = {
@@ -64,17 +64,6 @@ def test_the_loop_takes_own_questions_and_any_model_on_a_running_server(
     assert result["rewards"] == "shuffled" and result["heldout_schema"] == {"before": None, "after": None}
     assert [row["excluded"] for row in metrics(out)] == [0, 0]
     assert {path.name for path in out.iterdir()} == {"adapter", "curve.png", "metrics.jsonl", "result.json"}
-
-
-SEED = 5
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A base model that knows enough to begin with, and the cache with its databases."""
-    cache = tmp_path_factory.mktemp("cache")
-    databases = make_databases(cache / f"databases-{SEED}", SEED)
-    return make_base_model(Recipe(SEED, corpus_size=20_000, steps=250), databases, cache).folder, cache
 
 
 @pytest.mark.slow

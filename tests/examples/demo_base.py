@@ -1,0 +1,18 @@
+"""The base model that slow tests of the demo share: one for all of them, since it takes longer than any of them."""
+
+from pathlib import Path
+
+import pytest
+
+from examples.text2sql.base_model import Recipe, make_base_model
+from examples.text2sql.questions import make_databases
+
+SEED = 5
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A base model that knows enough to begin with, and the cache with its databases."""
+    cache = tmp_path_factory.mktemp("cache")
+    databases = make_databases(cache / f"databases-{SEED}", SEED)
+    return make_base_model(Recipe(SEED, corpus_size=20_000, steps=250), databases, cache).folder, cache
