@@ -5,9 +5,11 @@ import asyncio
 from fastapi import FastAPI
 
 from events.app import make_app
+from events.bus import until_available
 from events.edge import Edge
 from events.records import EVERYONE, SandboxRecord
 from events.serve import serve
+from rekindle.types.rewards import SandboxInfo
 from services.reward import api, graders
 from services.reward.code import place
 from services.reward.code.function import FunctionRunner
@@ -31,14 +33,16 @@ def build(settings: RewardSettings) -> FastAPI:
     held = keys.Keys(keys.take(), settings.outside_key_hosts)
 
     async def work(edge: Edge) -> None:
+        async def tell(found: SandboxInfo) -> None:
+            await until_available(edge.records.replace)(EVERYONE, api.SANDBOX, SandboxRecord(found=found))
+
         async with (
             Pool(
                 settings.graders, memory_bytes=settings.grader_memory_bytes, modules=[verdict.__name__]
             ) as pool,
             Client(guard, held, calls=settings.outside_calls) as client,
-            place.open_place(settings.sandbox_floor) as (sandbox, found),
+            place.open_place(settings.sandbox_floor, tell) as sandbox,
         ):
-            await edge.records.replace(EVERYONE, api.SANDBOX, SandboxRecord(found=found))
             cores, functions = asyncio.Semaphore(settings.graders), Functions(edge.records)
             function_runner = FunctionRunner(sandbox, cores, functions.code)
             # one more than can be graded at once, so that none waits for the next to arrive

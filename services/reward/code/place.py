@@ -3,9 +3,10 @@
 What holds them is told to the world: in a record, and as the metric `rekindle_sandbox_layer`.
 """
 
+import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -45,23 +46,50 @@ class Nowhere:
         raise SandboxError(f"this server runs no code: {self._reason}")
 
 
-@contextlib.asynccontextmanager
-async def open_place(floor: str) -> AsyncIterator[tuple[Place, SandboxInfo]]:
-    """A sandbox in which at least `floor` is in force, with all our guests; and what was found.
+class Opening:
+    """A place that is being made: whoever needs it waits, nobody else."""
 
-    Where that cannot be had, graders that need no sandbox shall work all the same.
+    def __init__(self, place: "asyncio.Task[Place]") -> None:
+        self._place = place
+
+    async def run(
+        self, entry: str, payload: bytes, *, limits: Limits, stdin: bytes = b"", fds: Sequence[int] = ()
+    ) -> Ended:
+        """Raises SandboxError when nothing is known of the guest."""
+        place = await asyncio.shield(self._place)
+        return await place.run(entry, payload, limits=limits, stdin=stdin, fds=fds)
+
+
+Tell = Callable[[SandboxInfo], Awaitable[None]]
+"""Given once what was found."""
+
+
+@contextlib.asynccontextmanager
+async def open_place(floor: str, tell: Tell) -> AsyncIterator[Place]:
+    """A sandbox in which at least `floor` is in force, with all our guests.
+
+    Making it and trying it out takes longer than the rest of the service needs to start, so it goes on beside that.
     """
-    sandbox = Sandbox(GUESTS, floor=Level[floor.upper()])
     async with contextlib.AsyncExitStack() as stack:
-        place: Place = sandbox
-        refused = None
+        place = asyncio.create_task(_open(stack, floor, tell))
         try:
-            await stack.enter_async_context(sandbox)
-        except SandboxError as error:
-            refused = str(error)
-            place = Nowhere(refused)
-            log.error("sandbox.refused", floor=floor, reason=refused)
-        yield place, _found(sandbox.layers, floor, refused)
+            yield Opening(place)
+        finally:
+            place.cancel()
+            await asyncio.gather(place, return_exceptions=True)
+
+
+async def _open(stack: contextlib.AsyncExitStack, floor: str, tell: Tell) -> Place:
+    """Where a sandbox cannot be had, graders that need none shall work all the same."""
+    sandbox = Sandbox(GUESTS, floor=Level[floor.upper()])
+    try:
+        await stack.enter_async_context(sandbox)
+    except SandboxError as error:
+        log.error("sandbox.refused", floor=floor, reason=str(error))
+        await tell(_found(sandbox.layers, floor, str(error)))
+        return Nowhere(str(error))
+    await tell(_found(sandbox.layers, floor, None))
+    return sandbox
 
 
 def _found(layers: Sequence[Layer], floor: str, refused: str | None) -> SandboxInfo:
