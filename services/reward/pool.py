@@ -7,9 +7,9 @@ what becomes of the item at hand:
 - while the rollout's own code ran, it is `invalid`: the rollout passed a limit;
 - while the grader's code ran, it is a `timeout` or an `error`.
 
-Errors and timeouts are tried again after a while, those that cost a process in a fresh one. A few items go to a
-process at a time, so that one slow item holds up few others. A call that is cancelled leaves no process at its work.
-It does not know where items come from.
+Errors and timeouts are tried again after a while: those that cost a process in a fresh one, the others in another than
+before if one is idle then. A few items go to a process at a time, so that one slow item holds up few others. A call
+that is cancelled leaves no process at its work. It does not know where items come from.
 """
 
 import asyncio
@@ -73,14 +73,15 @@ class Pool:
         return [score for shard in shards for score in shard.in_order()]
 
     async def _settle(self, shard: Shard) -> None:
+        last: Process | None = None
         while indices := shard.unsettled():
             if failures := shard.failures(indices[0]):
                 await asyncio.sleep(pause(failures))
-            await self._work(shard, indices)
+            last = await self._work(shard, indices, last)
 
-    async def _work(self, shard: Shard, indices: list[int]) -> None:
+    async def _work(self, shard: Shard, indices: list[int], last: Process | None) -> Process:
         """Have one process do what it can; another takes its place if it is lost or this is cancelled."""
-        process = await self._idle.get()
+        process = await self._take(last)
         fit = False
         try:
             if process is None or process.ended:
@@ -93,6 +94,15 @@ class Pool:
                 self._idle.put_nowait(None)  # started when it is needed
                 if process is not None:
                     process.kill()
+        return process
+
+    async def _take(self, last: Process | None) -> Process | None:
+        """One that is idle, or the place of one; not the last one if there is a choice."""
+        process = await self._idle.get()
+        if process is None or process is not last or self._idle.empty():
+            return process
+        self._idle.put_nowait(process)
+        return self._idle.get_nowait()
 
 
 async def _follow(process: Process, shard: Shard, indices: list[int]) -> bool:

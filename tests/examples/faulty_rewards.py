@@ -24,7 +24,7 @@ def make_faulty() -> None:
     def faulty_pool(size: int, *, memory_bytes: int, modules: list[str]) -> Pool:
         return Pool(size, memory_bytes=memory_bytes, modules=[*modules, GRADER])
 
-    app.Pool = faulty_pool  # type: ignore[assignment]
+    app.Pool = faulty_pool  # type: ignore[assignment, attr-defined]
     process.KEPT = (*process.KEPT, fates.FOLDER)  # type: ignore[assignment]
 
 

@@ -63,6 +63,18 @@ async def test_an_error_that_passes_is_scored_and_counted():
     assert (one.outcome, one.value, one.attempts) == ("scored", 2.0, 2)
 
 
+async def test_an_error_is_tried_again_in_another_process_even_if_its_own_was_idle_first(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(runner, "BACKOFF", 0.3)
+    async with Pool(2, modules=MODULES) as pool:
+        await asyncio.gather(*(pool.score("t", QUICK, items("slow 0.1"), {}) for _ in range(2)))
+        longer = asyncio.create_task(pool.score("t", QUICK, items("slow 0.15"), {}))
+        (one,) = await pool.score("t", Broken(), items("raise_first"), {})
+        await longer
+    assert (one.value, one.attempts) == (2.0, 3), "it raises at first in each of the two"
+
+
 async def test_a_value_that_is_no_number_is_an_error():
     (one,) = await score("nan")
     assert (one.outcome, one.value) == ("error", None)
