@@ -6,6 +6,7 @@ reconnection forgets them all, so that demand is never lost and never doubled.
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from events import envelope
-from events.bus import Bus
+from events.bus import SILENCE, Bus
 
 EXPIRES = 30.0
 """Seconds that a request for messages stays open at the server."""
@@ -79,11 +80,17 @@ class Puller:
     async def close(self) -> list[Delivery]:
         """Ask for no more; what was on its way is given back: it is in our hand all the same."""
         self._forget()
-        if self._client.is_connected:
-            await self._subscription.drain()  # type: ignore[no-untyped-call]
-        elif not self._client.is_closed:
-            await self._subscription.unsubscribe()
+        await asyncio.shield(
+            self._drain()
+        )  # of a connection on which this was cut short, nats-py reads no more
         return self.take()
+
+    async def _drain(self) -> None:
+        with contextlib.suppress(*SILENCE):  # what was on its way is lost with the connection
+            if self._client.is_connected:
+                await self._subscription.drain()  # type: ignore[no-untyped-call]
+            elif not self._client.is_closed:
+                await self._subscription.unsubscribe()
 
     async def want(self, wanted: int, *, seconds: float | None = None) -> None:
         """Keep about `wanted` messages asked for, those already waiting here included, for `seconds` or `EXPIRES`.

@@ -7,6 +7,8 @@ the stream, read once, and then those that the stream says it has stored command
 vanishes once nothing of it is unacknowledged.
 """
 
+import asyncio
+import math
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -22,8 +24,12 @@ MAX_ACK_PENDING = 4096
 """Above what one client keeps in flight (2,000)."""
 INACTIVE_SECONDS = 300.0
 """How long a consumer stays that nobody asks."""
+LOOK_SECONDS = 10.0
+"""How often it is read who has commands, whatever was heard: an announcement may be lost, and nobody says an end."""
 SOON = 0.25
 """Seconds for which what is known to be there is asked for: others may have taken it."""
+NEXT = 2.0
+"""Seconds for which what may come is asked for: once we have no room it would wait here, though others have some."""
 
 
 class TenantQueues:
@@ -44,12 +50,13 @@ class TenantQueues:
         self._heard: set[str] = set()
         """Tenants of whom something was stored since we last looked."""
         self._left: list[Delivery] = []
-        self._look_again = True
+        self._looked = -math.inf
+        """When it was last read who has commands, by the loop's clock."""
 
     async def open(self) -> "TenantQueues":
         """Listen to who has something stored."""
         self._deaf = await self._bus.listen(names.queued(self._filter), self._hear)
-        self._forget = self._bus.on_reconnect(self.look_again)  # what was said meanwhile was heard by nobody
+        self._forget = self._bus.on_reconnect(self._look_again)  # what was said meanwhile was heard by nobody
         return self
 
     async def close(self) -> list[Delivery]:
@@ -61,15 +68,15 @@ class TenantQueues:
             await self._leave(tenant)
         return self.take()
 
-    def look_again(self) -> None:
-        """Have `follow` read who has commands."""
-        self._look_again = True
+    def _look_again(self) -> None:
+        self._looked = -math.inf
         self._wake()
 
     async def follow(self) -> None:
-        """Ask those who have commands now, and no longer those who have none."""
-        if self._look_again:
-            self._look_again = False
+        """Ask those who have commands now, and before long no more those who have none."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked >= LOOK_SECONDS:
+            self._looked = now
             self._heard.clear()
             there = await self._tenants()
             for tenant in self._pullers.keys() - there - self._heard:
@@ -91,7 +98,7 @@ class TenantQueues:
             if share := shares.get(tenant, 0):
                 await puller.want(share, seconds=SOON)
             elif not puller.pending:
-                await puller.want(1)
+                await puller.want(1, seconds=NEXT)
 
     @property
     def pending(self) -> dict[str, int]:

@@ -17,7 +17,7 @@ import structlog
 from cloudevents.core.exceptions import BaseCloudEventException
 from cloudevents.core.v1.event import CloudEvent
 
-from events import catalog, claims, envelope, facts, names, tasks, trace
+from events import catalog, claims, envelope, facts, names, tasks, tenants, trace
 from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import SILENCE, Bus, again_when_unavailable
@@ -35,8 +35,6 @@ MAX_FAILURES = 3
 MAX_DEATHS = 5
 FIRST_WANTED = 8
 """Deliveries asked for at once before the worker knows what they cost."""
-QUIET = 10.0
-"""Seconds without news after which the worker looks whether it has missed some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,18 +141,16 @@ class QueueWorker:
                     self._begin(delivery)
                 if self._room.left > 0 and not self._waiting:
                     await queues.ask(self._room.shares(queues.pending, self._mean_cost))
-                if not await self._hears():
-                    queues.look_again()
+                await self._hear_news()
         finally:
             for delivery in await queues.close():
                 self._begin(delivery)
 
-    async def _hears(self) -> bool:
-        """Whether there was news before long."""
+    async def _hear_news(self) -> None:
+        """Wait for some, but not for ever: it may have been missed."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(QUIET):
+            async with asyncio.timeout(tenants.LOOK_SECONDS):
                 await self._news.wait()
-        return self._news.is_set()
 
     def _begin(self, delivery: Delivery) -> None:
         task = asyncio.create_task(self._work(delivery))

@@ -11,6 +11,7 @@ from events import envelope, streams
 from events.bus import Bus, parse_time
 from events.failure import BusUnavailable, Conflict, StreamFull
 from events.pull import Puller
+from events.tasks import end
 from tests.events.nats_process import NatsProcess
 
 
@@ -241,3 +242,15 @@ async def test_what_is_appended_for_later_arrives_then_and_once(bus: Bus, unique
     assert await bus.subjects("DATA", f"later.{subject}") == []
     await delivery.message.ack_sync()
     await puller.close()
+
+
+async def test_the_connection_outlives_a_puller_whose_end_is_cut_short(bus: Bus, unique: str) -> None:
+    config = ConsumerConfig(durable_name=unique, filter_subject=f"data.{unique}.>")
+    await bus.ensure_consumer("DATA", config)
+    for turns in range(8):
+        puller = await Puller(bus, "DATA", unique).start()
+        closing = asyncio.create_task(puller.close())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await end(closing)
+        await bus.subjects("DATA", f"data.{unique}.>")

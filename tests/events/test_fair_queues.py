@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -87,6 +88,10 @@ class Shop:
         async with asyncio.timeout(30), self.stirred:
             await self.stirred.wait_for(lambda: self.count(tenant) >= count)
 
+    async def asked(self) -> bool:
+        """Whether some worker's demand is open."""
+        return any(one.num_waiting for one in await self.bus.js.consumers_info(self.name))
+
     async def consumers(self) -> set[str]:
         return {one.name for one in await self.bus.js.consumers_info(self.name)}
 
@@ -164,8 +169,54 @@ async def test_two_workers_share_the_tenants(shop: Shop):
     assert min(shop.by.values()) > 75 and len(shop.done) == 300 == len(set(shop.done))
 
 
+async def test_a_tenant_without_work_is_asked_no_more_however_busy_others_keep_the_worker(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tenants, "LOOK_SECONDS", 0.3)
+    monkeypatch.setattr(tenants, "INACTIVE_SECONDS", 0.2)
+    async with shop.worker():
+        await shop.submit("gone", 1)
+        await shop.until("gone", 1)
+        async with asyncio.timeout(20):
+            for number in itertools.count():
+                await shop.submit("busy", 1, start=number)
+                await shop.until("busy", number + 1)
+                if await shop.consumers() == {f"workers-{names.token('busy')}"}:
+                    break
+
+
+async def test_a_worker_without_room_soon_leaves_to_others_what_comes(shop: Shop):
+    """Also what comes of tenants whose next command it asked for while it had room."""
+    stuck, quick = asyncio.Event(), [f"quick{number}" for number in range(6)]
+
+    async def handle(event: CloudEvent, data: bytes) -> Answer | None:
+        if event.get_id().startswith("slow"):
+            stuck.set()
+            await asyncio.Event().wait()
+        shop.done.append(event.get_id())
+        async with shop.stirred:
+            shop.stirred.notify_all()
+        return None
+
+    one = asyncio.create_task(QueueWorker(shop.bus, shop.blobs, shop.queue, handle, budget=1).run())
+    for tenant in quick:
+        await shop.submit(tenant, 1)
+        await shop.until(tenant, 1)
+    await shop.submit("slow", 1)
+    await asyncio.wait_for(stuck.wait(), 20)
+    async with asyncio.timeout(5):
+        while await shop.asked():  # noqa: ASYNC110  # the server tells nobody
+            await asyncio.sleep(0.05)
+    async with shop.worker("two", budget=1):
+        for tenant in quick:
+            await shop.submit(tenant, 1, start=1)
+        for tenant in quick:
+            await shop.until(tenant, 2)
+    await end(one)
+
+
 async def test_a_worker_hears_of_tenants_as_they_come(shop: Shop, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(worker, "QUIET", 1000.0)
+    monkeypatch.setattr(tenants, "LOOK_SECONDS", 1000.0)
     async with shop.worker():
         for tenant in ("a", "b", "c"):
             await shop.submit(tenant, 2)
@@ -175,7 +226,7 @@ async def test_a_worker_hears_of_tenants_as_they_come(shop: Shop, monkeypatch: p
 async def test_a_tenant_that_nobody_announced_is_found_before_long(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(worker, "QUIET", 0.05)
+    monkeypatch.setattr(tenants, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(names, "QUEUED", "elsewhere")
     async with shop.worker():
         await shop.submit("a", 2)
