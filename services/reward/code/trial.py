@@ -126,9 +126,15 @@ def how(ended: Ended, limits: Limits) -> str:
         case "output":
             return f"printed more than {limits.output_bytes} bytes, or wrote too many files"
         case "signal":
-            return f"was ended by {signal.Signals(ended.code or 0).name}"
+            return f"was ended by {_signal(ended.code or 0)}"
     words = ended.stderr.decode(errors="replace").strip().rpartition("\n")[2]
     return f"ended with status {ended.code}" + (f": {words}" if words else "")
+
+
+def _signal(number: int) -> str:
+    """Its name; those for programs' own use have none, but end them all the same."""
+    named = number in {one.value for one in signal.Signals}
+    return signal.Signals(number).name if named else f"signal {number}"
 
 
 def _shown(printed: bytes) -> str:

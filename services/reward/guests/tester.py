@@ -13,7 +13,7 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -46,6 +46,9 @@ def test(payload: bytes, report: BinaryIO, fds: list[int]) -> None:
 class Tester(Peer):
     """The side of the test: the program may call its functions, and use objects of classes that it defines."""
 
+    looked = False
+    """Whether the test has looked up anything of the program: what goes wrong from then on is the program's."""
+
     def may(self, operation: str, target: Any, arguments: list[Any]) -> bool:
         if operation in ("get", "set"):
             return type(target).__module__ == MODULE and not str(arguments[0]).startswith("_")
@@ -63,14 +66,27 @@ class Tester(Peer):
 class Solution(ModuleType):
     """The program, as the test imports it."""
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Tester) -> None:
         super().__init__(NAME)
         self.__peer = peer
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        self.__peer.looked = True
         return self.__peer.ask("get", WHOLE, name)
+
+
+class Scope(dict[str, Any]):
+    """What names mean that the test does not define: builtins and, for those that are free, what the program has."""
+
+    def __init__(self, peer: Tester, free: Collection[str], found: dict[str, Any]) -> None:
+        super().__init__(vars(builtins))
+        self._peer, self._free, self._found = peer, free, found
+
+    def __missing__(self, name: str) -> Any:
+        self._peer.looked |= name in self._free
+        return self._found[name]
 
 
 def _verdict(setup: str, text: str, peer: Tester) -> Verdict:
@@ -100,7 +116,7 @@ def _run(trees: list[ast.Module], code: list[Any], peer: Tester) -> Verdict:
         peer.end("the program broke off the conversation with the test")
     sys.modules[NAME] = Solution(peer)
     sys.modules[MODULE] = module = ModuleType(MODULE)
-    vars(module).update(found)
+    vars(module)["__builtins__"] = Scope(peer, names.free, found)
     try:
         vars(module).update({name: importlib.import_module(name) for name in names.modules})
         for part in code:
@@ -112,8 +128,7 @@ def _run(trees: list[ast.Module], code: list[Any], peer: Tester) -> Verdict:
     except BaseException as error:  # noqa: BLE001 - whatever ends a test
         if peer.lost is not None:
             return Verdict("lost", peer.lost)
-        missing = names.free - found.keys() - vars(module).keys()
-        if not peer.used and not missing:
+        if not peer.looked:
             return Verdict("broken", f"the test failed before it used the program: {describe(error)}")
         return Verdict("failed", _where(error))
     if peer.lost is not None:  # the test has caught it

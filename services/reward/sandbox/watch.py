@@ -58,6 +58,6 @@ def _passed(each: Watched) -> How | None:
 
 def _use(process: int) -> tuple[int, float]:
     """Threads, and seconds of processor time so far, of a process. See proc_pid_stat(5)."""
-    with open(f"/proc/{process}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
+    with open(f"/proc/{process}/stat", "rb") as file:  # bytes: a process names itself as it likes
+        fields = file.read().rpartition(b")")[2].split()
     return int(fields[17]), (int(fields[11]) + int(fields[12])) / _TICKS
