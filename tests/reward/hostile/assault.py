@@ -25,6 +25,8 @@ VERSION = "0" * 16
 INVALID = -1.0
 CORES = 64
 """As many guests as want to; that attacks do not come all at once is seen to by `Siege`."""
+MEMORY = 2**28
+"""Of a program: what several take at the same time must be there."""
 AT_ONCE = 6
 """Attacks at the same time: most wait for a clock."""
 
@@ -126,7 +128,8 @@ async def _score(place: Place, attack: Attack, program: str) -> Score:
 
 async def grade(place: Place, program: str, tests: list[object], seconds: float) -> Score:
     """By the grader `python`."""
-    spec = rewards.Python(params=rewards.PythonParams(seconds=seconds), invalid_value=INVALID)
+    params = rewards.PythonParams(seconds=seconds, memory_bytes=MEMORY)
+    spec = rewards.Python(params=params, invalid_value=INVALID)
     items = [ScoreItem(prompt="", completion=program, columns={"tests": tests})]
     (score,) = await PythonRunner(place, asyncio.Semaphore(CORES)).score("hostile", spec, items, {})
     return score
