@@ -20,7 +20,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig, StreamConfig
+from nats.js.api import ConsumerConfig, ConsumerInfo, StreamConfig
 from nats.js.errors import APIError, BadRequestError, NoStreamResponseError, NotFoundError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
@@ -160,10 +160,10 @@ class Bus:
                     raise
                 await self.js.update_stream(config)
 
-    async def ensure_consumer(self, stream: str, config: ConsumerConfig) -> str:
-        """Make a consumer, or find the durable one of that name. Returns its name. Raises BusUnavailable."""
+    async def ensure_consumer(self, stream: str, config: ConsumerConfig) -> ConsumerInfo:
+        """Make a consumer, or find the durable one of that name. Raises BusUnavailable."""
         with answering(f"consumer of {stream}"):
-            return (await self.js.add_consumer(stream, config)).name
+            return await self.js.add_consumer(stream, config)
 
     async def remove_consumer(self, stream: str, name: str) -> None:
         """Remove a consumer; nothing happens if there is none. Raises BusUnavailable."""

@@ -127,7 +127,7 @@ class LogReader:
             mem_storage=True,
             inactive_threshold=60.0,
         )
-        consumer = await self._bus.ensure_consumer(self._stream, config)
+        consumer = (await self._bus.ensure_consumer(self._stream, config)).name
         return await Puller(self._bus, self._stream, consumer).start()
 
     @until_available

@@ -129,8 +129,12 @@ class TenantQueues:
         )
         # One consumer for all tenants, as there was before, would overlap with those of each.
         await self._bus.remove_consumer(self._stream, self._consumer)
-        await self._bus.ensure_consumer(self._stream, config)
-        return await Puller(self._bus, self._stream, consumer, arrived=self._wake).start()
+        found = await self._bus.ensure_consumer(self._stream, config)
+        puller = await Puller(self._bus, self._stream, consumer, arrived=self._wake).start()
+        puller.pending = (
+            found.num_pending or 0
+        )  # or all would go to whose first command happens to come first
+        return puller
 
     async def _leave(self, tenant: str) -> None:
         self._left += await self._pullers.pop(tenant).close()

@@ -18,6 +18,7 @@ from events.bus import Bus
 from events.dispatcher.backlog import QueueBacklog, QueuePlace
 from events.envelope import CloudEvent
 from events.tasks import end
+from events.tenants import TenantQueues
 from events.worker import Answer, Queue, QueueWorker
 
 
@@ -146,6 +147,20 @@ async def test_slow_commands_take_no_more_of_a_worker_than_quick_ones(shop: Shop
     await shop.until("quick", 50)
     assert shop.count("slow") == 0
     await end(task)
+
+
+async def test_what_waits_of_a_tenant_is_known_before_any_of_it_has_come(shop: Shop):
+    """Otherwise all of a worker would go to the tenant whose first command happens to come first."""
+    await shop.submit("a", 3)
+    await shop.submit("b", 2)
+    queue = shop.queue
+    queues = TenantQueues(
+        shop.bus, queue.stream, queue.consumer, queue.filter, ack_wait=1.0, wake=lambda: None
+    )
+    await queues.open()
+    await queues.follow()
+    assert queues.pending == {names.token("a"): 3, names.token("b"): 2}
+    await queues.close()
 
 
 async def test_a_tenant_that_is_alone_has_all_of_the_worker(shop: Shop):
