@@ -93,8 +93,9 @@ class Dispatcher:
         if verdict is None or self._judged.get(name) == verdict.at:
             return
         await fail_waiting(self._bus, self._blobs, service.spec, service.backlog, verdict)
-        if not await awaited(service.backlog):
-            service.rest()
+        service.rest(True)  # before we look: what comes meanwhile ends it
+        if await awaited(service.backlog):
+            service.rest(False)
         self._judged[name] = verdict.at
         service.look()
 

@@ -71,9 +71,9 @@ def heard(slots: Slots, at_least: float) -> Slots:
     return replace(slots, resting=False, refusals=0, not_before=0.0) if slots.resting else slots
 
 
-def rest(slots: Slots) -> Slots:
-    """The platform has given the service up, and nobody waits for the work that is left."""
-    return replace(slots, resting=True)
+def rest(slots: Slots, resting: bool = True) -> Slots:
+    """Whether the platform has given the service up, and nobody waits for the work that is left."""
+    return replace(slots, resting=resting)
 
 
 def answered(slots: Slots) -> Slots:

@@ -73,9 +73,9 @@ class ActivatedService:
             if not self._bus.client.is_closed:
                 await stop()
 
-    def rest(self) -> None:
-        """Try seldom until something comes: the platform has given the service up, and nobody waits."""
-        self.slots = plan.rest(self.slots)
+    def rest(self, resting: bool) -> None:
+        """Try seldom until something comes, or no longer seldom."""
+        self.slots = plan.rest(self.slots, resting)
 
     def look(self) -> None:
         """Read the backlog soon: something has changed."""

@@ -390,6 +390,38 @@ async def test_a_verdict_fails_what_waits_and_not_what_comes_later(lab: Lab, stu
         await until(lambda: stub.held == 4)  # both of both are tried again, for what came later
 
 
+class SlowlyJudged(SlowBacklog):
+    """Work that nobody waits for, as far as is known; to find that out takes as long as the test says."""
+
+    async def waiting(self, before: datetime) -> list[Stored]:
+        self.reading.set()
+        await self.may_end.wait()
+        return []
+
+
+async def test_what_comes_while_a_service_is_given_up_is_not_left_waiting(lab: Lab, stub: Service) -> None:
+    backlog = SlowlyJudged()
+    spec = lab.spec("sample", stub.url)
+    async with make_client("") as http:
+        dispatcher = Dispatcher(lab.bus, lab.blobs, lab.platform, http, [spec], 3600.0)
+        service = dispatcher.services[0]
+        service.backlog = backlog
+        backlog.may_end.clear()
+        verdict = Verdict(at=datetime.now(UTC), reason="broken")
+        lab.platform.found = {spec.name: ServiceStatus(state="failed", verdict=verdict)}
+        judging = asyncio.create_task(dispatcher._check())
+        await backlog.reading.wait()  # for what waits since before the verdict
+        backlog.reading.clear()
+        backlog.may_end.set()
+        backlog.may_end.clear()
+        await backlog.reading.wait()  # for whether anybody waits
+        service._hear("nothing.1", {})
+        backlog.may_end.set()
+        await judging
+        assert not service.slots.resting
+        await end(*service._posts)
+
+
 async def test_work_that_nobody_waits_for_outlasts_a_verdict_and_is_tried_seldom(
     lab: Lab, stub: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
