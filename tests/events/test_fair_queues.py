@@ -200,8 +200,11 @@ async def test_a_tenant_without_work_is_asked_no_more_however_busy_others_keep_t
                     break
 
 
-async def test_a_worker_without_room_soon_leaves_to_others_what_comes(shop: Shop):
+async def test_a_worker_without_room_soon_leaves_to_others_what_comes(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+):
     """Also what comes of tenants whose next command it asked for while it had room."""
+    monkeypatch.setattr(tenants, "NEXT", 0.3)
     stuck, quick = asyncio.Event(), [f"quick{number}" for number in range(6)]
 
     async def handle(event: CloudEvent, data: bytes) -> Answer | None:
