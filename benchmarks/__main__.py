@@ -11,8 +11,10 @@ from benchmarks import (
     rewards,
     roundtrip,
     sampling,
+    sandbox,
     services,
     training,
+    trials,
     wake,
 )
 from benchmarks.record import RESULTS
@@ -23,12 +25,13 @@ DEFAULT = {
     "sampling": sampling.main,
     "engines": engines.main,
     "rewards": rewards.main,
+    "sandbox": sandbox.main,
     "wake": wake.main,
     "data": data.main,
     "gpu": gpu.main,
 }
-ALL = {**DEFAULT, "services": services.main, "demo": demo.main}
-"""Both run the demo many times, for a quarter of an hour, and are measured only when they are named."""
+ALL = {**DEFAULT, "trials": trials.main, "services": services.main, "demo": demo.main}
+"""The last three take long, the demo's a quarter of an hour each, and are measured only when they are named."""
 
 
 def main() -> None:

@@ -1,35 +1,61 @@
-"""How fast each grader scores, on one core.
+"""How fast each grader scores, with one core to grade on and with two.
 
     task bench -- rewards
 
-One grading process, as the reward service runs one for each core; its parent, which follows every item, has
-another. Items come in shards as on the queue, one after another; time through HTTP and NATS is not counted. Half of
-the completions are right.
+Graders of ours have one grading process or two, programs and functions one guest at a time or two, as the reward
+service runs one for each core; the service's own process, which follows every item, is another. Items come in shards
+as on the queue, one shard more at once than there are cores; time through HTTP and NATS is not counted. Half of the
+completions are right.
 """
 
 import asyncio
+import contextlib
+import json
 import random
 import statistics
 import time
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmarks.record import Cell, record
-from rekindle.types.rewards import ScoreItem
-from services.reward.commands import SHARD_ITEMS
-from services.reward.graders import parse
-from services.reward.pool import Pool
+from pydantic import TypeAdapter
 
-SHARDS, ROUNDS = 32, 5
+from benchmarks.record import Cell, record
+from rekindle.types.rewards import CHECKED, Grader, ScoreItem
+from services.reward import graders
+from services.reward.code import source
+from services.reward.code.function import FunctionRunner
+from services.reward.code.place import GUESTS, Place
+from services.reward.code.python import PythonRunner
+from services.reward.commands import SHARD_ITEMS
+from services.reward.functions import Code
+from services.reward.outside.address import Guard
+from services.reward.outside.client import Client
+from services.reward.outside.keys import Keys
+from services.reward.outside.remote import RemoteRunner
+from services.reward.pool import Pool
+from services.reward.runner import Runner
+from services.reward.sandbox import Sandbox
+from services.reward.scorer import Scorer
+
+ROUNDS, SECONDS = 5, 0.5
 PEOPLE = 40
+BREVITY = """
+def brevity(completions, limit, **columns):
+    return [min(1.0, most / max(1, len(text))) for text, most in zip(completions, limit)]
+"""
+HOST = "127.0.0.1"
+SPEC: TypeAdapter[Grader] = TypeAdapter(Grader)
 
 Task = tuple[dict[str, Any], list[ScoreItem], dict[str, Any]]
 """(grader, items, shared columns)"""
 
 
-def tasks() -> dict[str, Task]:
-    """A task of `SHARD_ITEMS` items for each grader."""
-    rng = random.Random(0)
-    numbers = [rng.randrange(10, 100) for _ in range(SHARD_ITEMS)]
+def tasks(url: str) -> dict[str, Task]:
+    """A task of `SHARD_ITEMS` different items for each grader; `url` answers those of `remote`."""
+    numbers = random.Random(0).sample(range(10, 100, 2), SHARD_ITEMS)
     said = [number + index % 2 for index, number in enumerate(numbers)]
     exact = [item(str(right), answer=left) for left, right in zip(numbers, said, strict=True)]
     prose = [
@@ -55,6 +81,22 @@ def tasks() -> dict[str, Task]:
             {},
         ),
         "sql": sql_task(numbers, said),
+        "python (a pair)": (
+            {"type": "python", "params": {"tests_column": "tests"}},
+            pairs(numbers, said),
+            {},
+        ),
+        "python (an assertion)": (
+            {"type": "python", "params": {"tests_column": "tests"}},
+            assertions(numbers, said),
+            {},
+        ),
+        "function": (
+            {"type": "function", "params": {"name": "brevity", "version": source.version_of(BREVITY)}},
+            prose,
+            {"limit": 30},
+        ),
+        "remote": ({"type": "remote", "params": {"url": url}}, prose, {}),
         "weighted (numeric + regex)": (
             {
                 "type": "weighted",
@@ -83,37 +125,132 @@ def sql_task(numbers: list[int], said: list[int]) -> Task:
     return {"type": "sql", "params": params}, items, {"schema": schema}
 
 
+def pairs(numbers: list[int], said: list[int]) -> list[ScoreItem]:
+    """Programs that read and print."""
+    return [
+        item(f"print(int(input()) + {right - left})", tests={"stdin": f"{left}\n", "stdout": f"{left}\n"})
+        for left, right in zip(numbers, said, strict=True)
+    ]
+
+
+def assertions(numbers: list[int], said: list[int]) -> list[ScoreItem]:
+    """Programs with a function."""
+    return [
+        item(
+            f"def add(a, b):\n    return a + b + {right - left}", tests=f"assert add({left}, 1) == {left + 1}"
+        )
+        for left, right in zip(numbers, said, strict=True)
+    ]
+
+
 def item(completion: str, **columns: Any) -> ScoreItem:
     return ScoreItem(prompt="", completion=completion, columns=columns)
 
 
-async def measure(pool: Pool, task: Task) -> float:
+async def measure(scorers: Iterator[Scorer], task: Task, at_once: int) -> float:
     """Scores per second, the median of the rounds; a first one warms up."""
-    spec, items, columns = parse(task[0]), task[1], task[2]
+    spec, items, columns = SPEC.validate_python(task[0], context=CHECKED), task[1], task[2]
     speeds = []
     for _ in range(ROUNDS + 1):
-        begin = time.perf_counter()
-        for _ in range(SHARDS):
-            scores = await pool.score("local", spec, items, columns)
-            assert not any(score.excluded for score in scores), scores
-        speeds.append(SHARDS * len(items) / (time.perf_counter() - begin))
+        begin, done = time.perf_counter(), 0
+
+        async def work(end: float = begin + SECONDS) -> int:
+            shards = 0
+            while time.perf_counter() < end:
+                scores = await next(scorers).score("local", spec, items, columns)
+                assert not any(score.excluded for score in scores), scores
+                shards += 1
+            return shards
+
+        done = sum(await asyncio.gather(*(work() for _ in range(at_once))))
+        speeds.append(done * len(items) / (time.perf_counter() - begin))
     return statistics.median(speeds[1:])
 
 
+@contextlib.asynccontextmanager
+async def runners(cores: int, sandbox: Place) -> AsyncIterator[dict[str, Runner]]:
+    """As the service has them on so many cores."""
+
+    async def find(*_: str) -> Code:
+        return Code(BREVITY, "brevity")
+
+    turns = asyncio.Semaphore(cores)
+    async with Pool(cores) as pool, Client(Guard([HOST]), Keys({}, {}), calls=16) as client:
+        yield {
+            **dict.fromkeys(graders.GRADERS, pool),
+            "python": PythonRunner(sandbox, turns),
+            "function": FunctionRunner(sandbox, turns, find),
+            "remote": RemoteRunner(client),
+        }
+
+
+def forgetful(found: dict[str, Runner]) -> Iterator[Scorer]:
+    """Scorers of which none remembers what another has scored."""
+    while True:
+        yield Scorer(found)
+
+
+class Answering(BaseHTTPRequestHandler):
+    """A user's service: 1 for each completion."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.dumps({"rewards": [1.0] * len(asked["completions"])}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+def answer(line: Connection) -> None:
+    """Serve for ever, and say on which port."""
+    with ThreadingHTTPServer((HOST, 0), Answering) as server:
+        line.send(server.server_port)
+        server.serve_forever()
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[str]:
+    """The URL of a user's service in a process of its own."""
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=answer, args=(theirs,), daemon=True)
+    process.start()
+    try:
+        yield f"http://{HOST}:{ours.recv()}/"
+    finally:
+        process.kill()
+        process.join()
+
+
 async def measure_all() -> list[list[Cell]]:
-    async with Pool(1) as pool:
-        return [[name, round(await measure(pool, task))] for name, task in tasks().items()]
+    with answering() as url:
+        found = tasks(url)
+        speeds: dict[str, list[float]] = {name: [] for name in found}
+        async with Sandbox(GUESTS) as sandbox:
+            for cores in (1, 2):
+                async with runners(cores, sandbox) as of_cores:
+                    for name, task in found.items():
+                        speeds[name].append(await measure(forgetful(of_cores), task, cores + 1))
+    return [[name, round(one), round(two), round(two / one, 2)] for name, (one, two) in speeds.items()]
 
 
 def main() -> None:
     """Measure and record the table."""
     rows = asyncio.run(measure_all())
     note = (
-        f"One grading process and its parent; shards of {SHARD_ITEMS} items, {SHARDS} a round, medians of {ROUNDS} "
-        f"rounds. SQL: {PEOPLE} rows, ordered results of 5 rows, a reference query for each item. The items of a "
-        "round repeat, and what answers and reference queries come to is kept."
+        f"Shards of {SHARD_ITEMS} items, medians of {ROUNDS} rounds of {SECONDS:g} s. The service's own process is "
+        f"one more than those that grade. SQL: {PEOPLE} rows, ordered results of 5 rows, a reference query for each "
+        "item; what answers and reference queries come to is kept. Programs have one test each, functions are called "
+        f"for {SHARD_ITEMS} items, the remote service is on this machine."
     )
-    record("rewards", ["grader", "scores/s per core"], rows, command="task bench -- rewards", note=note)
+    columns = ["grader", "scores/s on one core", "on two", "ratio"]
+    record("rewards", columns, rows, command="task bench -- rewards", note=note)
 
 
 if __name__ == "__main__":
