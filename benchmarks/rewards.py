@@ -23,13 +23,13 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from benchmarks.record import Cell, record
+from events.scoring import SHARD_ITEMS
 from rekindle.types.rewards import CHECKED, Grader, ScoreItem
 from services.reward import graders
 from services.reward.code import source
 from services.reward.code.function import FunctionRunner
 from services.reward.code.place import GUESTS, Place
 from services.reward.code.python import PythonRunner
-from services.reward.commands import SHARD_ITEMS
 from services.reward.functions import Code
 from services.reward.outside.address import Guard
 from services.reward.outside.client import Client

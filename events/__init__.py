@@ -12,6 +12,8 @@ lease.py       who may write a run's results, and from where its log is replayed
 liveness.py    which replicas live
 order.py       the order of a run's commands, a pure function
 commands.py    commands as edges make them
+sampling.py    what a sampling command carries, and how it is queued
+scoring.py     what a scoring command carries, and how it is queued
 weights.py     what saving and loading weights carries
 checkpoints.py which adapters exist, and where their files lie
 facts.py       news for anyone

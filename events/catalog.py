@@ -24,6 +24,7 @@ DERIVE = f"{PREFIX}data.derive"
 GATHER_ROLLOUTS = f"{PREFIX}data.gather_rollouts"
 EXPIRE_UPLOAD = f"{PREFIX}data.expire_upload"
 COLLECT_DATASET = f"{PREFIX}data.collect"
+DRIVE = f"{PREFIX}data.drive"
 COLLECT = f"{PREFIX}checkpoint.collect"
 EXPIRE_CLAIMS = f"{PREFIX}checkpoint.expire_claims"
 EXPIRE_CHECKPOINT = f"{PREFIX}checkpoint.expire"
@@ -39,6 +40,9 @@ CHECKPOINT = f"{PREFIX}train.checkpoint"
 ALIVE = f"{PREFIX}replica.alive"
 RECORD = f"{PREFIX}record.written"
 MANIFEST = f"{PREFIX}request.sharded"
+RL_STATE = f"{PREFIX}rl.state"
+RL_CONTROL = f"{PREFIX}rl.control"
+RL_METRICS = f"{PREFIX}rl.metrics"
 PINNED = f"{PREFIX}request.pinned"
 
 RESOLVED = f"{PREFIX}future.resolved"
@@ -56,6 +60,12 @@ WEIGHTS_PUBLISHED = f"{PREFIX}weights.published"
 CHECKPOINT_SAVED = f"{PREFIX}checkpoint.saved"
 CHECKPOINT_DELETED = f"{PREFIX}checkpoint.deleted"
 RUN_STARTED = f"{PREFIX}run.started"
+RUN_PAUSED = f"{PREFIX}run.paused"
+RUN_COMPLETED = f"{PREFIX}run.completed"
+RUN_FAILED = f"{PREFIX}run.failed"
+RUN_CANCELLED = f"{PREFIX}run.cancelled"
+STEP_COMPLETED = f"{PREFIX}step.completed"
+SAMPLER_MISMATCH = f"{PREFIX}sampler.mismatch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,7 @@ TABLE: tuple[Kind, ...] = (
     Kind(GATHER_ROLLOUTS, "command", "GatherCommand (JSON)", "DatasetVersion", _DATA),
     Kind(EXPIRE_UPLOAD, "command", "UploadRecord (JSON)", None, _DATA),
     Kind(COLLECT_DATASET, "command", "CollectCommand (JSON)", None, _DATA),
+    Kind(DRIVE, "command", "DriveCommand (JSON)", None, _DATA),
     Kind(RELEASE, "command", "ReleaseCommand (JSON)", None, "checkpoint.<tenant>.release.<session | run>"),
     Kind(COLLECT, "command", "CheckpointEntry (JSON)", None, "checkpoint.<tenant>.collect.<path>"),
     Kind(EXPIRE_CLAIMS, "command", "ExpireCommand (JSON)", None, "checkpoint.<tenant>.expire.<day>"),
@@ -115,6 +126,9 @@ TABLE: tuple[Kind, ...] = (
     Kind(CHECKPOINT, "entry", "CheckpointEntry (JSON)", None, _RUN + "checkpoint.<kind>.<name>"),
     Kind(RECORD, "entry", "a record of records.py (JSON)", None, "record.<kind>.<tenant>.<key>"),
     Kind(MANIFEST, "entry", "{shards, digest} (JSON)", None, "result.<queue>.<tenant>.<request>.manifest"),
+    Kind(RL_STATE, "entry", "Standing (JSON)", None, "rl.<tenant>.<run>.state"),
+    Kind(RL_CONTROL, "entry", "Control (JSON)", None, "rl.<tenant>.<run>.control"),
+    Kind(RL_METRICS, "entry", "MetricsRow (JSON)", None, "rl.<tenant>.<run>.metric.<step>"),
     Kind(PINNED, "entry", "{digest, functions} (JSON)", None, "result.reward.<tenant>.<request>.pins"),
     Kind(
         RESOLVED,
@@ -166,6 +180,12 @@ TABLE: tuple[Kind, ...] = (
     Kind(CHECKPOINT_SAVED, "fact", "{path, step, size_bytes}", None, "facts.<tenant>.checkpoint.saved"),
     Kind(CHECKPOINT_DELETED, "fact", "{path}", None, "facts.<tenant>.checkpoint.deleted"),
     Kind(RUN_STARTED, "fact", "{base, rank}", None, "facts.<tenant>.run.started"),
+    Kind(RUN_PAUSED, "fact", "{reason, step}", None, "facts.<tenant>.run.paused"),
+    Kind(RUN_COMPLETED, "fact", "{reason, step}", None, "facts.<tenant>.run.completed"),
+    Kind(RUN_FAILED, "fact", "{reason, step}", None, "facts.<tenant>.run.failed"),
+    Kind(RUN_CANCELLED, "fact", "{reason, step}", None, "facts.<tenant>.run.cancelled"),
+    Kind(STEP_COMPLETED, "fact", "MetricsRow (JSON)", None, "facts.<tenant>.step.completed"),
+    Kind(SAMPLER_MISMATCH, "fact", "{reason, step}", None, "facts.<tenant>.sampler.mismatch"),
 )
 
 BY_TYPE: dict[str, Kind] = {kind.type: kind for kind in TABLE}

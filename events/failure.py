@@ -5,6 +5,8 @@
     │   ├── UserError        the caller's fault; never tried again
     │   └── ServerError      ours; tried again when retryable
     ├── WorkerBroken       this process can do no more work; another one shall
+    ├── GivenBack          the work is not done: whoever has room shall take it up again
+    ├── Overtaken          somebody else does the same work
     ├── NotFound           the thing named does not exist
     └── BusError
         ├── Conflict         compare-and-set refused: somebody wrote first
@@ -60,6 +62,18 @@ class ServerError(CommandFailed):
 
 class WorkerBroken(RekindleError):
     """This process can do no more work: end it, and what it has in hand comes back to another one."""
+
+
+class GivenBack(RekindleError):
+    """The work is not done: whoever has room shall take it up again, after `delay` seconds."""
+
+    def __init__(self, message: str, *, delay: float = 0.0) -> None:
+        super().__init__(message)
+        self.delay = delay
+
+
+class Overtaken(RekindleError):
+    """Somebody else does the same work: it is theirs to settle."""
 
 
 class NotFound(RekindleError):

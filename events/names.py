@@ -97,6 +97,11 @@ def data_subject(tenant: str, owner: str, seq: int) -> str:
     return f"data.{token(tenant)}.{id_token(owner)}.{seq}"
 
 
+def rl_subject(tenant: str, rl_run: str, *parts: str | int) -> str:
+    """`rl.<tenant>.<run>.<parts>`; parts: `state` | `control` | `metric`, n | `*`, `>`."""
+    return ".".join([f"rl.{token(tenant)}.{id_token(rl_run)}", *map(str, parts)])
+
+
 def manifest_subject(queue: str, tenant: str, request: str) -> str:
     """Beside the results of a request's shards: how many there are."""
     return f"result.{queue}.{token(tenant)}.{id_token(request)}.manifest"
@@ -178,12 +183,16 @@ def queued(subject: str) -> str:
 
 QUEUED = "queued"
 STORED = "stored"
-"""Prefix under which a stream repeats, by headers alone, the results that it has stored."""
+"""Prefix under which a stream repeats, by headers alone, what it has stored."""
 
 
 def service_name(kind: str, base: str | None) -> str:
     """Of a service in its platform: `sample-<base>`, `checkpoint`; a DNS label."""
     return kind if base is None else f"{kind}-{token(base)}"
+
+
+def stored_subject(subject: str) -> str:
+    return f"{STORED}.{subject}"
 
 
 # Records and facts.
@@ -281,6 +290,11 @@ def score_id(idempotency_key: str) -> str:
 def data_id(hex_digits: str) -> str:
     """Owner of the requests about one thing: an upload, a version to derive from, a file to collect."""
     return f"data:{hex_digits}"
+
+
+def rl_id(hex_digits: str) -> str:
+    """Of a server-side RL run, and of its session."""
+    return f"rl-{hex_digits}"
 
 
 def sampler_id(session: str, sampler_seq: int) -> str:

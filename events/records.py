@@ -1,4 +1,4 @@
-"""Small named facts of the world: base models, sessions, training runs, samplers, uploads, datasets, functions.
+"""Small named facts of the world: models, sessions, training runs, samplers, uploads, datasets, functions, RL runs.
 
 Runs and samplers are written once (the first write wins) and therefore cached; sessions and models may change.
 """
@@ -18,6 +18,7 @@ from events.streams import RECORDS
 from rekindle.types import TinkerPath
 from rekindle.types.datasets import Compression, DatasetVersion, Format
 from rekindle.types.rewards import FunctionInfo, SandboxInfo
+from rekindle.types.rl import RlRunSpec
 
 EVERYONE = "everyone"
 """Tenant of what all tenants share."""
@@ -148,6 +149,41 @@ class DatasetRecord(Record):
     """Blobs of deleted versions that have not been collected yet."""
 
 
+class RowsRef(Record):
+    """The rows of a version, as they stay whatever becomes of the dataset's name."""
+
+    name: str
+    version: int
+    sha256: str
+    blob: str
+    """Key of the version's folder."""
+    rows: int
+    """How many of them are used, from the first."""
+
+
+class RlRunRecord(Record):
+    """A server-side RL run: all of it that is fixed at its creation."""
+
+    run_id: str
+    """Of its session too."""
+    spec: RlRunSpec
+    """With nothing left open: versions and seeds are numbers."""
+    digest: str
+    """sha256 of the spec as it was sent: another one under the same key is a mistake."""
+    base: str
+    lora: LoraShape
+    dataset: RowsRef
+    held_out: RowsRef | None = None
+    """What it is evaluated on; None: it is not."""
+    trigger: str | None = None
+    """What started it; None: a person."""
+    created: datetime
+
+    @property
+    def training_run(self) -> str:
+        return names.model_id(self.run_id, 0)
+
+
 class FunctionRecord(Record):
     """A reward function of a tenant's."""
 
@@ -178,11 +214,12 @@ KINDS: dict[type[Record], str] = {
     SamplerRecord: "sampler",
     UploadRecord: "upload",
     DatasetRecord: "dataset",
+    RlRunRecord: "rl_run",
     FunctionRecord: "function",
     FunctionSource: "source",
     SandboxRecord: "sandbox",
 }
-IMMUTABLE = frozenset({RunRecord, SamplerRecord})
+IMMUTABLE = frozenset({RunRecord, SamplerRecord, RlRunRecord})
 
 R = TypeVar("R", bound=Record)
 

@@ -9,6 +9,7 @@ RESULTS      write-once results of the work queues, for a day
 ATTEMPTS     last value reported failures of deliveries, for a day
 ALIVE        last value replicas that live, for as long as they say so again
 RECORDS      last value sessions, runs, samplers, base models
+RL           last value states, metrics and control words of server-side RL runs
 FACTS        news for anyone, for 7 days
 DEAD         what failed for good, for 30 days, to look at
 """
@@ -24,7 +25,7 @@ RESULT_DAYS, FACT_DAYS, DEAD_DAYS = 1.0, 7.0, 30.0
 """How long entries of those streams are kept."""
 ALIVE_SECONDS = 10.0
 """How long a replica that says nothing is still believed to live."""
-RECORDS, RESULTS, FACTS, SAMPLE, REWARD, DATA, CHECKPOINT, DEAD, ATTEMPTS, ALIVE = (
+RECORDS, RESULTS, FACTS, SAMPLE, REWARD, DATA, CHECKPOINT, DEAD, ATTEMPTS, ALIVE, RL = (
     "RECORDS",
     "RESULTS",
     "FACTS",
@@ -35,6 +36,7 @@ RECORDS, RESULTS, FACTS, SAMPLE, REWARD, DATA, CHECKPOINT, DEAD, ATTEMPTS, ALIVE
     "DEAD",
     "ATTEMPTS",
     "ALIVE",
+    "RL",
 )
 
 
@@ -76,6 +78,12 @@ def shared(replicas: int) -> list[StreamConfig]:
             discard_new_per_subject=True,
             max_age=RESULT_DAYS * DAY,
             republish=RePublish(src="result.>", dest=f"{names.STORED}.result.>", headers_only=True),
+        ),
+        stream(
+            RL,
+            "rl.>",
+            max_msgs_per_subject=1,
+            republish=RePublish(src="rl.>", dest=f"{names.STORED}.rl.>", headers_only=True),
         ),
         stream(FACTS, "facts.>", max_age=FACT_DAYS * DAY),
         queue(SAMPLE, "sample.>", discard=DiscardPolicy.NEW),

@@ -6,6 +6,9 @@ after three the message goes to the dead letters and its future fails. Deaths ha
 Heartbeats begin when a delivery arrives, so that one which waits here for room stays ours. Nothing is pulled
 while the replica is not active. Each tenant's commands have a consumer of their own, and the budget goes to whoever
 has the least of it.
+
+A lasting command waits more than it works, for hours perhaps. It takes nothing of the budget, counts its own deaths,
+and gives itself back (`GivenBack`) when the replica is to take no more work, or stops where it finds itself overtaken.
 """
 
 import asyncio
@@ -21,7 +24,15 @@ from events import catalog, claims, envelope, facts, names, tasks, tenants, trac
 from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import SILENCE, Bus, again_when_unavailable
-from events.failure import BusUnavailable, CommandFailed, Failure, NotFound, WorkerBroken
+from events.failure import (
+    BusUnavailable,
+    CommandFailed,
+    Failure,
+    GivenBack,
+    NotFound,
+    Overtaken,
+    WorkerBroken,
+)
 from events.pull import Delivery
 from events.shares import Room
 from events.streams import ATTEMPTS, DEAD, DEAD_DAYS, FACT_DAYS, RESULT_DAYS, RESULTS
@@ -64,6 +75,8 @@ class Queue:
     tenant: Callable[[CloudEvent], str]
     cost: Callable[[CloudEvent, bytes], int] = lambda _event, _data: 1
     """How much of the worker's budget a command takes."""
+    lasting: Callable[[CloudEvent], bool] = lambda _event: False
+    """Whether a command waits more than it works."""
     settled: Callable[[CloudEvent], Awaitable[None]] | None = None
     """Called between a command's durable result and its acknowledgement, again when that was cut short."""
 
@@ -192,6 +205,11 @@ class QueueWorker:
             await self._failed(delivery, event, error.failure)
         except (BusUnavailable, WorkerBroken):
             raise  # says nothing of the command: it comes back
+        except GivenBack as reason:
+            log.info("command.given_back", subject=delivery.subject, reason=str(reason))
+            await delivery.message.nak(delay=reason.delay or None)
+        except Overtaken as reason:
+            log.info("command.overtaken", subject=delivery.subject, reason=str(reason))
         except Exception as error:
             log.error("command.failed", subject=delivery.subject, id=event.get_id(), exc_info=error)
             await self._failed(
@@ -203,6 +221,10 @@ class QueueWorker:
     async def _handle(self, delivery: Delivery, event: CloudEvent) -> Answer | None:
         """Run the handler within the budget; one that is dearer than all of it runs alone."""
         data = await claims.data_of(self._blobs, event)
+        if self._queue.lasting(event):
+            self._waiting.discard(delivery)
+            self._news.set()
+            return await self._handler(event, data)
         cost = max(1, self._queue.cost(event, data))
         self._mean_cost = 0.9 * self._mean_cost + 0.1 * cost
         try:
@@ -220,6 +242,8 @@ class QueueWorker:
             if stored is not None:
                 await self._settle(delivery, event)
                 return True
+        if self._queue.lasting(event):
+            return False
         deaths = delivery.delivered - 1 - await self._failures(delivery.subject)
         if deaths < MAX_DEATHS:
             return False

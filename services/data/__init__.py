@@ -7,11 +7,12 @@ settings.py    what the service is told by its environment
 api.py         routes that make versions: upload, derive, export
 catalogue.py   routes of what there is: lists, pages of rows, files, deletion
 commands.py    what the commands carry
-worker.py      makes versions, ends uploads, collects files
+worker.py      makes versions, ends uploads, collects files, has RL runs driven
 datasets.py    which versions there are
 rollouts.py    a run's rollouts and scores, from facts
 jail.py        runs what opens files in a process of its own
 child.py       that process
+rl             RL runs that need no client, in a package of their own
 
 Rows, without any bus:
 

@@ -6,6 +6,7 @@ from events.app import make_app
 from events.edge import Edge
 from events.serve import serve
 from services.data import api, catalogue
+from services.data.rl import api as rl_api
 from services.data.settings import DataSettings
 from services.data.worker import DataWorker
 
@@ -15,7 +16,7 @@ def build(settings: DataSettings) -> FastAPI:
         edge.ready.set()
         await DataWorker(edge, settings).run()
 
-    return make_app("data", settings, [api.router, catalogue.router], work)
+    return make_app("data", settings, [api.router, catalogue.router, rl_api.router], work)
 
 
 def main() -> None:

@@ -111,6 +111,16 @@ class VersionFile:
                 yield self._group(index).slice(max(0, offset - start))
             start = end
 
+    def group_at(self, offset: int) -> tuple[int, pa.StructArray]:
+        """(place of its first row, rows) of the row group that holds a row."""
+        start = 0
+        for index in range(self._file.num_row_groups):
+            end = start + self._file.metadata.row_group(index).num_rows
+            if end > offset:
+                return start, self._group(index)
+            start = end
+        raise IndexError(f"row {offset} of {self.rows}")
+
     def _group(self, index: int) -> pa.StructArray:
         table = self._file.read_row_group(index, use_threads=False)
         return table.combine_chunks().to_struct_array().combine_chunks()

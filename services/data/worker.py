@@ -1,4 +1,5 @@
-"""Makes versions: takes uploads in, derives, gathers rollouts; lets uploads expire and collects what was deleted.
+"""Makes versions: takes uploads in, derives, gathers rollouts; lets uploads expire, collects what was deleted; has RL
+runs driven.
 
 Promises: a command that comes again after a death finds its own versions; when a command is settled, well or
 not, its upload, its staging folder and every file that no record names are gone.
@@ -25,6 +26,8 @@ from services.data import jail, rollouts
 from services.data.child import DeriveTask, IngestTask
 from services.data.commands import EXPIRY, CollectCommand, DeriveCommand, GatherCommand
 from services.data.datasets import Datasets, Draft
+from services.data.rl.drive import drive
+from services.data.rl.queue import DriveCommand
 from services.data.settings import DataSettings
 from services.data.summary import Summary
 
@@ -49,6 +52,7 @@ class DataWorker:
     """Works off the queue of the data service."""
 
     def __init__(self, edge: Edge, settings: DataSettings) -> None:
+        self._edge = edge
         self._bus, self._blobs, self._records = edge.bus, edge.blobs, edge.records
         self._datasets = Datasets(edge.records)
         self._limits = settings.limits
@@ -63,6 +67,7 @@ class DataWorker:
             filter="data.>",
             result_subject=_result_subject,
             tenant=_tenant,
+            lasting=lambda event: event.get_type() == catalog.DRIVE,
             settled=self.settled,
         )
         self._worker = QueueWorker(
@@ -76,7 +81,9 @@ class DataWorker:
         """Run one command. Raises UserError for what is wrong with what was sent."""
         if event.get_type() in self._makers:
             return await self._make(event, data)
-        if event.get_type() == catalog.EXPIRE_UPLOAD:
+        if event.get_type() == catalog.DRIVE:
+            await drive(self._edge, _tenant(event), DriveCommand.model_validate_json(data))
+        elif event.get_type() == catalog.EXPIRE_UPLOAD:
             await self._expire(_tenant(event), UploadRecord.model_validate_json(data))
         else:
             await self._collect(_tenant(event), CollectCommand.model_validate_json(data))

@@ -15,7 +15,6 @@ shard.py     items on their way to a final score
 pool.py      keeps the processes, enforces time, tries again what was no fault of the rollout
 functions.py users' functions, as records
 pins.py      which version of a function a request means
-commands.py  a request, cut into commands
 worker.py    from the queue to who does it, and back
 api.py       the HTTP edge
 settings.py  what the service is told by its environment

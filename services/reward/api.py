@@ -11,6 +11,7 @@ from events.commands import Answer
 from events.edge import EdgeDep, TenantDep, parse, read_json
 from events.failure import NotFound
 from events.records import EVERYONE, SandboxRecord
+from events.scoring import REGISTERING, SHARDING, cut
 from events.shards import WHOLE, AnotherRequest, digest_of
 from rekindle.types import InvalidField
 from rekindle.types.requests import UntypedFuture
@@ -23,7 +24,6 @@ from rekindle.types.rewards import (
 )
 from services.reward import graders, pins, versions
 from services.reward.code import source
-from services.reward.commands import REGISTERING, SHARDING, cut
 from services.reward.functions import Functions
 
 router = APIRouter(tags=["rewards"])

@@ -16,13 +16,13 @@ from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import Bus
 from events.failure import Failure
+from events.scoring import SHARDING, ScoreShard
 from events.shards import ShardResult
 from events.streams import RESULTS, REWARD
 from events.worker import MAX_FAILURES, Answer, Queue, QueueWorker
 from rekindle.types.rewards import CHECKED, MAX_REASON, RegisterRequest, Score, ScoreResponse
 from services.reward import versions
 from services.reward.code.register import Registrar
-from services.reward.commands import SHARDING, ScoreShard
 from services.reward.scorer import Scorer
 
 SCORES = TypeAdapter(list[Score])

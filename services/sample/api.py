@@ -7,11 +7,12 @@ from typing import Any
 import anyio.to_thread
 from fastapi import APIRouter, Request
 
-from events import catalog, claims, envelope, names
+from events import catalog, envelope, names
 from events.commands import Answer, known_model, open_session
 from events.edge import Edge, EdgeDep, TenantDep, number_field, parse, read, read_json, text_field
-from events.failure import Conflict, Failure, NotFound
-from events.records import ModelRecord, RunRecord, SamplerRecord
+from events.failure import Failure, NotFound
+from events.records import ModelRecord, SamplerRecord
+from events.sampling import SampleCommand, adapter_of, sequence_ids, submit
 from events.streams import RESULTS
 from rekindle.types import InvalidField, TinkerPath
 from rekindle.types.requests import (
@@ -22,7 +23,6 @@ from rekindle.types.requests import (
     UntypedFuture,
     check_sample,
 )
-from services.sample.commands import SampleCommand, sequence_ids
 
 router = APIRouter(tags=["sample"])
 
@@ -74,7 +74,7 @@ async def asample(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
         await _reject(edge, tenant, sampler_id, number, str(error))
     else:
         samples, version = command.request.num_samples, command.version
-        await _submit(edge, command)
+        await submit(edge.bus, edge.blobs, command)
     count = samples if isinstance(samples, int) and 0 < samples <= 1024 else 1
     return UntypedFuture(
         request_id=names.future_id(sampler_id, number),
@@ -88,7 +88,7 @@ async def _command(
     """The checked command with its adapter version and seed fixed. Raises InvalidField or NotFound."""
     model = await known_model(edge, sampler.base)
     request = await anyio.to_thread.run_sync(_checked, value, model)
-    version, blob = await _adapter(edge, tenant, sampler)
+    version, blob = await adapter_of(edge.records, edge.checkpoints, tenant, sampler)
     seed = request.sampling_params.seed
     return SampleCommand(
         tenant=tenant,
@@ -107,46 +107,6 @@ def _checked(value: dict[str, Any], model: ModelRecord) -> SampleRequest:
     request = parse(SampleRequest, value)
     check_sample(request, vocab_size=model.vocab_size, context_length=model.context_length)
     return request
-
-
-async def _adapter(edge: Edge, tenant: str, sampler: SamplerRecord) -> tuple[str | None, str | None]:
-    """(version, blob) of the sampler's adapter as it is now."""
-    if sampler.path is None:
-        return None, None
-    path = TinkerPath.parse(sampler.path)
-    run = await edge.records.get(RunRecord, tenant, path.run_id)
-    entry = await edge.checkpoints.latest(tenant, run, path.kind, path.name)
-    if entry is None or not entry.alive():
-        raise NotFound(f"sampling_session_id: its weights {path} no longer exist")
-    return f"{entry.path}@{entry.number}", entry.blob
-
-
-async def _submit(edge: Edge, command: SampleCommand) -> None:
-    """Append the command once; a retry finds the command or its result."""
-    tenant, sampler_id, number = command.tenant, command.sampler_id, command.number
-    if await edge.bus.first(RESULTS, names.result_subject("sample", tenant, sampler_id, number)) is not None:
-        return
-    event = envelope.make_event(
-        catalog.SAMPLE,
-        id=names.future_id(sampler_id, number),
-        tenant=tenant,
-        service="gateway",
-        subject=sampler_id,
-        data=command.model_dump_json().encode(),
-        **_tokens(command.request),
-    )
-    subject = names.sample_subject(command.base, tenant, command.run_id, sampler_id, number)
-    event = await claims.lend(edge.bus, edge.blobs, tenant, event, claims.COMMAND_DAYS)
-    try:
-        await edge.bus.append(subject, event, expect_last=0)
-    except Conflict:
-        return
-
-
-def _tokens(request: SampleRequest) -> dict[str, str]:
-    """The most that the command may take, if it says so: replicas are counted by it."""
-    most = request.sampling_params.max_tokens
-    return {} if most is None else {"tokens": str(len(request.prompt.tokens) + request.num_samples * most)}
 
 
 async def _reject(edge: Edge, tenant: str, sampler_id: str, number: int, message: str) -> None:

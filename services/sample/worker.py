@@ -12,11 +12,11 @@ from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import Bus
 from events.failure import NotFound, UserError, WorkerBroken
+from events.sampling import SampleCommand, sequence_ids
 from events.streams import SAMPLE
 from events.worker import Answer, Queue, QueueWorker
 from rekindle.types import encode_sample_response
 from rekindle.types.requests import SampleRequest
-from services.sample.commands import SampleCommand, sequence_ids
 from services.sample.engine import AdapterRef, Engine, EngineError, SampleResult, SampleTask, StopRule
 
 

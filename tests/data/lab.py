@@ -17,13 +17,15 @@ import psutil
 
 from events import names
 from events.bus import Bus
-from events.streams import DATA, RECORDS
+from events.streams import DATA, RECORDS, RL
 from services.local import nats_server
 from tests.events.nats_process import NatsProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 PART = 64 * 1024
 SECONDS = 30.0
+START_SECONDS = 90.0
+"""Until a service is well; some import torch."""
 EXPIRY = 3600.0
 Json = dict[str, Any]
 
@@ -35,8 +37,10 @@ class Failed(Exception):
 class Service:
     """One process of the lab; started again, it comes back on its port."""
 
-    def __init__(self, name: str, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, name: str, folder: Path, environment: dict[str, str], prelude: str = "") -> None:
+        """prelude: Python that runs before its program."""
         self._name, self._log = name, folder / f"{name}.log"
+        self._program = f"{prelude}from services.{name}.app import main; main()"
         self.port = nats_server.free_port()
         self.url = f"http://127.0.0.1:{self.port}/api/v1"
         self._environment = os.environ | environment | {"REKINDLE_PORT": str(self.port)}
@@ -45,13 +49,13 @@ class Service:
     def start(self, **variables: str) -> None:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", f"services.{self._name}.app"],
+                [sys.executable, "-c", self._program],
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
                 env=self._environment | variables,
             )
-        wait_until(self._is_well, f"{self._name} is not well: {self.said()}")
+        wait_until(self._is_well, f"{self._name} is not well", START_SECONDS)
 
     def _is_well(self) -> bool:
         assert self.process is not None and self.process.poll() is None, self.said()
@@ -152,7 +156,7 @@ class Lab:
     # What there is
 
     def left(self) -> tuple[list[str], list[str]]:
-        """(files and folders of the store that are not plain structure, subjects of records and of the queue)."""
+        """(files and folders of the store that are not plain structure, subjects of records, the queue and RL runs)."""
         found = []
         for folder, folders, files in os.walk(self.blobs):
             kept = folders if Path(folder).name in ("aside", "uploads", "datasets") else []
@@ -176,7 +180,8 @@ class Lab:
         try:
             records = await bus.subjects(RECORDS, "record.>")
             queued = await bus.subjects(DATA, "data.>")
-            return sorted(records + queued)
+            rl_runs = await bus.subjects(RL, "rl.>")
+            return sorted(records + queued + rl_runs)
         finally:
             await bus.close()
 

@@ -51,7 +51,7 @@ def test_commands_are_imperatives_and_facts_are_participles(kind: catalog.Kind) 
     assert kind.subject
     assert kind.payload
     if kind.role == "fact":
-        assert kind.type.endswith(("ed", "en"))
+        assert kind.type.endswith(("ed", "en", ".mismatch"))
         assert kind.subject == f"facts.<tenant>.{kind.type.removeprefix(catalog.PREFIX)}"
     if kind.role == "command":
         assert not kind.type.endswith("ed")

@@ -15,7 +15,15 @@ from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.claims import CLAIM_BYTES, COMMAND_DAYS, data_of, lend
 from events.envelope import CloudEvent
-from events.failure import BusUnavailable, Failure, ServerError, UserError, WorkerBroken
+from events.failure import (
+    BusUnavailable,
+    Failure,
+    GivenBack,
+    Overtaken,
+    ServerError,
+    UserError,
+    WorkerBroken,
+)
 from events.tasks import end
 from events.worker import Answer, Queue, QueueWorker
 from tests.events.nats_process import NatsProcess
@@ -344,6 +352,55 @@ async def test_a_command_dearer_than_the_budget_runs_alone(shop: Shop) -> None:
     async with shop.worker(alone, budget=10):
         for number in range(12):
             assert await shop.answer(number) == b"ok"
+
+
+@pytest.fixture
+def lasting(shop: Shop) -> Shop:
+    """A queue whose first command lasts."""
+    first = names.future_id(shop.name, 1)
+    shop.queue = dataclasses.replace(shop.queue, lasting=lambda event: event.get_id() == first)
+    return shop
+
+
+async def test_a_lasting_command_holds_up_no_other(lasting: Shop) -> None:
+    over = asyncio.Event()
+
+    async def handle(number: int, data: bytes) -> Answer:
+        if number == 1:
+            await over.wait()
+        return await echo(number, data)
+
+    for number in (1, 2, 3):
+        await lasting.submit(number)
+    async with lasting.worker(handle, budget=1):
+        assert [await lasting.answer(number) for number in (2, 3)] == [b"2 x", b"3 x"]
+        assert await lasting.result(1) is None
+        over.set()
+        assert await lasting.answer(1) == b"1 x"
+        await lasting.empty()
+
+
+@pytest.mark.parametrize("reason", [GivenBack("no more work here"), Overtaken("somebody else does it")])
+async def test_a_lasting_command_may_be_given_back_any_number_of_times(
+    lasting: Shop, reason: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MAX_DEATHS", 1)
+    monkeypatch.setattr(worker, "MAX_FAILURES", 1)
+    begun = 0
+
+    async def handle(number: int, data: bytes) -> Answer:
+        nonlocal begun
+        begun += 1
+        if begun <= 2:
+            raise reason
+        return await echo(number, data)
+
+    await lasting.submit(1)
+    async with lasting.worker(handle):
+        assert await lasting.answer(1) == b"1 x"
+        await lasting.empty()
+    assert begun == 3
+    assert not await lasting.dead()
 
 
 async def test_a_worker_takes_no_more_than_it_can_do_from_the_others(shop: Shop) -> None:

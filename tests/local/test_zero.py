@@ -1,5 +1,6 @@
 """Everything scales from zero and back, and a loop notices nothing but time."""
 
+import hashlib
 import json
 import os
 import signal
@@ -81,6 +82,50 @@ def test_a_run_goes_on_after_its_trainer_has_gone_to_zero(sleepy: Stack, wire: W
         until_asleep(sleepy)
     assert not [p for p in psutil.Process(sleepy.pid).children(recursive=True) if p.name() == "train.app"]
     run.goes_on()
+
+
+def test_everything_sleeps_while_a_run_is_paused_that_no_client_drives(sleepy: Stack, wire: Wire) -> None:
+    name = uploaded(wire, [{"question": f"{number} + 1?"} for number in range(16)])
+    spec = {
+        "base_model": sleepy.base_model,
+        "dataset": {"name": name},
+        "prompt": "{question}",
+        "grader": {"type": "regex", "params": {"pattern": "[a-m]"}},
+        "groups": 2,
+        "sampling": {"max_tokens": 4},
+        "steps": 20,
+    }
+    path = f"/rl_runs/{wire.ok('/rl_runs', spec)['id']}"
+    until_reached(wire, path, "step", 1)
+    wire.ok(f"{path}/pause", None)
+    until_asleep(sleepy, "train", "sample", "data", "reward")
+    paused = wire.http.get(path).json()
+    assert (paused["phase"], paused["step"] < 20) == ("paused", True)
+    wire.ok(f"{path}/resume", None)
+    until_reached(wire, path, "step", 20)
+    until_reached(wire, path, "phase", "completed")
+    assert [row["step"] for row in wire.http.get(f"{path}/metrics").json()["rows"]][:20] == list(range(20))
+
+
+def uploaded(wire: Wire, rows: list[dict[str, Any]]) -> str:
+    """A dataset with these rows."""
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    digest = hashlib.sha256(data).hexdigest()
+    about = {"name": f"zero-{digest[:8]}", "format": "jsonl", "size_bytes": len(data), "sha256": digest}
+    upload = wire.ok("/datasets", about)["upload_id"]
+    wire.http.put(f"/datasets/uploads/{upload}/parts/0", content=data).raise_for_status()
+    wire.result(wire.ok(f"/datasets/uploads/{upload}/complete", None)["request_id"])
+    return str(about["name"])
+
+
+def until_reached(wire: Wire, path: str, field: str, value: Any) -> None:
+    """Wait until a field of an RL run has a value, a number at least that one."""
+    deadline = time.monotonic() + 60.0
+    while (found := wire.http.get(path).json()[field]) != value and not (
+        isinstance(value, int) and found > value
+    ):
+        assert time.monotonic() < deadline, f"{field} is {found}, not {value}"
+        time.sleep(0.02)
 
 
 def test_connections_to_a_sleeping_service_wait_and_are_answered(sleepy: Stack) -> None:

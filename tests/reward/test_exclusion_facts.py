@@ -12,10 +12,10 @@ from events.bus import Bus
 from events.failure import ServerError
 from events.futures import Futures, Result
 from events.records import Records
+from events.scoring import SHARDING, cut
 from events.shards import WHOLE
 from events.streams import FACTS
 from rekindle.types.rewards import Numeric, ScoreItem, ScoreRequest, ScoreResponse
-from services.reward.commands import SHARDING, cut
 from services.reward.worker import RewardWorker
 from tests.events.nats_process import NatsProcess
 

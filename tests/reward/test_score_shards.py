@@ -1,9 +1,9 @@
 """How a request is cut, and joined when a part of it is lost for good."""
 
 from events.failure import Failure
+from events.scoring import MAX_COPIED_BYTES, SHARD_ITEMS, cut
 from rekindle.types.rewards import MAX_ITEMS, Numeric, Score, ScoreItem, ScoreRequest
 from services.reward import versions
-from services.reward.commands import MAX_COPIED_BYTES, SHARD_ITEMS, cut
 from services.reward.worker import SCORES, whole
 
 

@@ -7,4 +7,11 @@ In reading order:
 3. `machine`        the pure function between them: (state, event) -> (state, commands)
 4. `algorithms`     from the rewards of a group to advantages, one file each
 5. `schedule`       the learning rate of a step; `prompts_order`, the row of a prompt number
+6. `store`          what is kept of a run: state, owner's word, rows of metrics
+7. `driver`         performs, hears, commits; `drive`, the command that has it done, is queued by `queue`
+8. `perform`        a command becomes its event: `publish` (to the trainer), `ask` (samplers and graders), `results`
+                    (what they answered), `report` (what the world hears), each by the `ids` of a run
+9. `prompts`        which prompt a command is about, from `rows` and `text`, its tokens
+10. `batch`         scored rollouts as datums; `metrics` and `timing`, what is known of a step
+11. `api`           the HTTP edge; `create` checks a spec and fixes it (`functions`), `info` says where a run stands
 """

@@ -1,0 +1,111 @@
+"""A batch for the trainer: scored groups of rollouts in, datums with advantages out. Pure.
+
+A datum is the prompt and the completion less its last token; targets are shifted by one, and prompt positions have
+zeros. What a token is trained with is its rollout's advantage, less its penalty for leaving the base model, times its
+rollout's weight: the trainer sums, so the mean that the algorithm prescribes is in the weights.
+
+Axes: N groups, G rollouts of a group that have a reward, P tokens of a prompt, T of a completion.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rekindle.types import Datum, ForwardBackwardRequest, SampledSequence
+from rekindle.types.rl import RlRunSpec
+from services.data.rl.algorithms import Loss, penalties, rule_of
+from services.data.rl.results import Group
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rollout:
+    """One rollout that is learned from."""
+
+    prompt_P: Sequence[int]
+    sequence: SampledSequence
+    advantages_T: np.ndarray
+    """Before the weight."""
+    weight: float
+    version: int
+    """Of the weights that drew it."""
+
+    def datum(self) -> Datum:
+        """As every policy loss takes it."""
+        tokens = np.concatenate([np.asarray(self.prompt_P, np.int64), self.sequence.tokens.astype(np.int64)])
+        padding = np.zeros(len(self.prompt_P) - 1, np.float32)
+        weighted_T = (self.advantages_T * self.weight).astype(np.float32)
+        return Datum(
+            tokens[:-1],
+            {
+                "target_tokens": tokens[1:],
+                "logprobs": np.concatenate([padding, self.sequence.logprobs.astype(np.float32)]),
+                "advantages": np.concatenate([padding, weighted_T]),
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """What one step learns from, in the order of the trainer's outputs."""
+
+    rollouts: list[Rollout]
+    loss: Loss
+
+    def request(self, training_run: str, number: int) -> ForwardBackwardRequest:
+        """The command of that number."""
+        return ForwardBackwardRequest(
+            model_id=training_run,
+            seq_id=number,
+            data=[rollout.datum() for rollout in self.rollouts],
+            loss_fn=self.loss.name,
+            loss_fn_config=dict(self.loss.config),
+            forward_only=False,
+        )
+
+
+def make_batch(
+    spec: RlRunSpec, groups_N: Sequence[Group], prompts_N: Sequence[Sequence[int]], baseline: float | None
+) -> Batch:
+    """The batch of these groups; rollouts without a reward are left out before anything is reckoned."""
+    rule = rule_of(spec.algorithm)
+    kept_N = [_scored(group) for group in groups_N]
+    lengths_NG = [
+        [len(group.sequences[index].tokens) for index in kept]
+        for group, kept in zip(groups_N, kept_N, strict=True)
+    ]
+    weights_NG = rule.weights(lengths_NG, spec.sampling.max_tokens)
+    rollouts: list[Rollout] = []
+    for group, prompt_P, kept, weights_G in zip(groups_N, prompts_N, kept_N, weights_NG, strict=True):
+        advantages_G = rule.advantages([_reward(group, index) for index in kept], baseline)
+        rollouts += [
+            Rollout(
+                prompt_P,
+                group.sequences[index],
+                _advantages(spec, group, index, advantage),
+                weight,
+                group.score.sample.version,
+            )
+            for index, advantage, weight in zip(kept, advantages_G, weights_G, strict=True)
+        ]
+    return Batch(rollouts, rule.loss())
+
+
+def _scored(group: Group) -> list[int]:
+    """The rollouts that have a reward."""
+    return [index for index, verdict in enumerate(group.verdicts) if verdict.value is not None]
+
+
+def _reward(group: Group, index: int) -> float:
+    value = group.verdicts[index].value
+    assert value is not None, "rollouts without a reward were left out"
+    return value
+
+
+def _advantages(spec: RlRunSpec, group: Group, index: int, advantage: float) -> np.ndarray:
+    """(T,) of one rollout, penalties for leaving the base model taken off."""
+    sequence = group.sequences[index]
+    advantages_T = np.full(len(sequence.tokens), advantage, np.float64)
+    if group.base_logprobs is not None:
+        advantages_T -= penalties(sequence.logprobs.tolist(), group.base_logprobs[index].tolist(), spec.kl)
+    return advantages_T

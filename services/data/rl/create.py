@@ -1,0 +1,192 @@
+"""An RL run comes to be: its spec is checked against what there is, all that is open in it is fixed, and it is queued.
+
+Promises: the same id with the same spec is the same run, however often it is asked for; what goes wrong names the field
+of the spec. Nothing is looked up later that could mean something else then.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from events.commands import known_model
+from events.edge import Edge
+from events.failure import NotFound
+from events.records import LoraShape, ModelRecord, RlRunRecord, RowsRef, StoredVersion
+from rekindle.types import InvalidField, TinkerPath
+from rekindle.types.rl import DatasetRef, RlRunSpec, template_columns
+from services.data.datasets import LATEST, Datasets
+from services.data.rl import machine
+from services.data.rl.functions import pinned
+from services.data.rl.queue import queue_drive
+from services.data.rl.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """What a spec means at this moment."""
+
+    spec: RlRunSpec
+    model: ModelRecord
+    lora: LoraShape
+    dataset: RowsRef
+    held_out: RowsRef | None
+
+
+async def create(
+    edge: Edge, tenant: str, run_id: str, spec: RlRunSpec, *, trigger: str | None = None
+) -> RlRunRecord:
+    """The run of that id, begun now unless it was before. Raises InvalidField."""
+    digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+    try:
+        run = await edge.records.get(RlRunRecord, tenant, run_id)
+    except NotFound:
+        run = await edge.records.create(
+            tenant, run_id, await _record(edge, tenant, run_id, spec, digest, trigger)
+        )
+    if run.digest != digest:
+        raise InvalidField("X-Idempotency-Key", "was used before, for a run with another spec")
+    await Store(edge.bus, tenant, run_id).begin(machine.initial(run.spec, run.dataset.rows))
+    await queue_drive(edge, tenant, run_id, 1)
+    return run
+
+
+async def _record(
+    edge: Edge, tenant: str, run_id: str, spec: RlRunSpec, digest: str, trigger: str | None
+) -> RlRunRecord:
+    fixed = await fix(edge, tenant, spec)
+    return RlRunRecord(
+        run_id=run_id,
+        spec=fixed.spec,
+        digest=digest,
+        base=fixed.model.name,
+        lora=fixed.lora,
+        dataset=fixed.dataset,
+        held_out=fixed.held_out,
+        trigger=trigger,
+        created=datetime.now(UTC),
+    )
+
+
+async def fix(edge: Edge, tenant: str, spec: RlRunSpec) -> Fixed:
+    """What the spec means now. Raises InvalidField."""
+    model, lora = await _weights(edge, tenant, spec)
+    if spec.sampling.max_tokens >= model.context_length:
+        raise InvalidField(
+            "sampling.max_tokens",
+            f"{spec.sampling.max_tokens}, but the context of {model.name!r} has {model.context_length} tokens",
+        )
+    version = await _version(edge, tenant, spec.dataset, "dataset")
+    _check_rows(version, "dataset")
+    grader, columns = await pinned(edge.records, tenant, spec.grader)
+    _check_columns(spec, columns, version)
+    changes: dict[str, object] = {
+        "dataset": spec.dataset.model_copy(update={"version": version.about.version}),
+        "grader": grader,
+        "sampling": spec.sampling.model_copy(update={"seed": _or(spec.sampling.seed, spec.seed)}),
+        "lora": spec.lora.model_copy(update={"seed": lora.seed}),
+    }
+    held_out = None
+    if spec.evaluation is not None:
+        ref, found = await _held_out(edge, tenant, spec)
+        _check_columns(spec, columns, found)
+        changes["evaluation"] = spec.evaluation.model_copy(update={"split": None, "dataset": ref})
+        held_out = _rows(found, spec.evaluation.rows)
+    return Fixed(spec.model_copy(update=changes), model, lora, _rows(version), held_out)
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+async def _weights(edge: Edge, tenant: str, spec: RlRunSpec) -> tuple[ModelRecord, LoraShape]:
+    """The base model and the adapter's shape."""
+    if spec.checkpoint is not None:
+        path = TinkerPath.parse(spec.checkpoint, "checkpoint")
+        if path.kind == "external_weights":
+            raise InvalidField("checkpoint", f"{spec.checkpoint}: exported weights cannot be trained")
+        try:
+            entry = await edge.checkpoints.find(tenant, path)
+        except NotFound as error:
+            raise InvalidField("checkpoint", str(error)) from error
+        return await _trainable(edge, entry.base, "checkpoint"), entry.lora
+    model = await _trainable(edge, spec.base_model or "", "base_model")
+    wanted = spec.lora
+    lora = LoraShape(seed=_or(wanted.seed, spec.seed), **wanted.model_dump(exclude={"seed"}))
+    return model, lora
+
+
+async def _trainable(edge: Edge, base: str, field: str) -> ModelRecord:
+    model = await known_model(edge, base)
+    for able, what in ((model.trainable, "trained"), (model.sampleable, "sampled")):
+        if not able:
+            raise InvalidField(field, f"{base!r} is served, but cannot be {what}")
+    return model
+
+
+# Rows
+
+
+async def _held_out(edge: Edge, tenant: str, spec: RlRunSpec) -> tuple[DatasetRef, StoredVersion]:
+    """What the run is evaluated on."""
+    assert spec.evaluation is not None, "it is evaluated"
+    ref, field = spec.evaluation.dataset, "evaluation.dataset"
+    if ref is None:
+        ref, field = DatasetRef(name=spec.dataset.name, split=spec.evaluation.split), "evaluation"
+    version = await _version(edge, tenant, ref, field)
+    _check_rows(version, field)
+    return ref.model_copy(update={"version": version.about.version}), version
+
+
+async def _version(edge: Edge, tenant: str, ref: DatasetRef, field: str) -> StoredVersion:
+    """The version that is meant. Raises InvalidField that names a field under `field`."""
+    datasets = Datasets(edge.records)
+    try:
+        versions = (await datasets.find(tenant, ref.name)).versions
+    except NotFound as error:
+        raise InvalidField(f"{field}.name", str(error)) from error
+    if ref.version == LATEST:
+        parts = [one for one in versions if ref.split is None or one.about.split == ref.split]
+        if not parts:
+            known = sorted({one.about.split for one in versions if one.about.split is not None})
+            there = f"there are {', '.join(known)}" if known else "it has none"
+            raise InvalidField(f"{field}.split", f"no version of {ref.name!r} is part {ref.split!r}; {there}")
+        return parts[-1]
+    found = next((one for one in versions if one.about.version == ref.version), None)
+    if found is None:
+        raise InvalidField(f"{field}.version", f"dataset {ref.name!r} has no version {ref.version}")
+    if ref.split not in (None, found.about.split):
+        raise InvalidField(
+            f"{field}.split", f"version {ref.version} of {ref.name!r} is part {found.about.split!r}"
+        )
+    return found
+
+
+def _check_rows(version: StoredVersion, field: str) -> None:
+    if not version.about.rows:
+        raise InvalidField(field, f"version {version.about.version} of {version.about.name!r} has no rows")
+
+
+def _rows(version: StoredVersion, most: int | None = None) -> RowsRef:
+    about = version.about
+    rows = about.rows if most is None else min(most, about.rows)
+    return RowsRef(name=about.name, version=about.version, sha256=about.sha256, blob=version.blob, rows=rows)
+
+
+def _check_columns(spec: RlRunSpec, function_columns: tuple[str, ...], version: StoredVersion) -> None:
+    """Raises InvalidField for a column that a row lacks, or that is null where a prompt needs it."""
+    known = {column.name: column for column in version.about.columns}
+    rows = f"version {version.about.version} of dataset {version.about.name!r}"
+    wanted = [(field, name) for field, text in _templates(spec) for name in template_columns(text)]
+    wanted += [("grader", name) for name in (*spec.grader.params.needs(), *function_columns)]
+    for field, name in wanted:
+        if name not in known:
+            raise InvalidField(field, f"{rows} has no column {name!r}; it has {', '.join(known)}")
+        if field != "grader" and known[name].nulls:
+            raise InvalidField(field, f"column {name!r} of {rows} is null in {known[name].nulls} rows")
+
+
+def _templates(spec: RlRunSpec) -> list[tuple[str, str]]:
+    """(field, template) of each text of the prompt."""
+    if spec.prompt is not None:
+        return [("prompt", spec.prompt)]
+    return [(f"messages[{index}].content", one.content) for index, one in enumerate(spec.messages or ())]

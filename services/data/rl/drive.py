@@ -1,0 +1,83 @@
+"""What the command does that has a run driven: takes the run, has it driven, sees to what comes after.
+
+A word that has been overtaken by a later one has nothing to be driven for; whoever finds that queues the later one's
+command, in case who said it died before that.
+"""
+
+import structlog
+
+from events.bus import again_when_unavailable
+from events.edge import Edge
+from events.failure import BusUnavailable, GivenBack, NotFound, Overtaken
+from events.records import RlRunRecord
+from services.data.rl.driver import Driver, Superseded
+from services.data.rl.queue import DriveCommand, queue_drive
+from services.data.rl.report import end_session
+from services.data.rl.store import Control, Hold, Store
+
+log = structlog.get_logger(__name__)
+
+PAUSES = (0.5, 1.0, 2.0, 5.0)
+"""Seconds until a driver that failed is followed by the next one, by how many have in a row."""
+
+
+async def drive(edge: Edge, tenant: str, command: DriveCommand) -> None:
+    """Drive the run until there is nothing to drive.
+
+    Raises GivenBack where another driver shall go on, Overtaken where one already does, BusUnavailable.
+    """
+    store = Store(edge.bus, tenant, command.run_id)
+    try:
+        run = await edge.records.get(RlRunRecord, tenant, command.run_id)
+        word = await store.control()
+        if word.order != command.order:
+            raise Superseded(f"word {word.order} of the owner's")
+        hold = await Hold.take(store)
+    except NotFound:
+        return  # it was deleted
+    except Superseded as error:
+        await _leave(edge, tenant, store, command, error)
+        return
+    await _drive(edge, tenant, run, command, word, store, hold)
+
+
+async def _drive(
+    edge: Edge,
+    tenant: str,
+    run: RlRunRecord,
+    command: DriveCommand,
+    word: Control,
+    store: Store,
+    hold: Hold,
+) -> None:
+    log.info("rl_run.driven", run=run.run_id, word=word.what, starts=hold.starts)
+    try:
+        await Driver(edge, tenant, run, word, store, hold).drive()
+        if word.remove:
+            await _remove(edge, tenant, run, store)
+    except Superseded as error:
+        await _leave(edge, tenant, store, command, error)
+    except (GivenBack, Overtaken, BusUnavailable):
+        raise
+    except Exception as error:
+        log.error("rl_run.driver_failed", run=run.run_id, starts=hold.starts, exc_info=error)
+        pause = PAUSES[min(hold.starts, len(PAUSES)) - 1]
+        raise GivenBack(f"its driver failed: {error!r}", delay=pause) from error
+
+
+async def _leave(edge: Edge, tenant: str, store: Store, command: DriveCommand, error: Superseded) -> None:
+    log.info("rl_run.superseded", run=command.run_id, reason=str(error))
+    try:
+        word = await store.control()
+    except NotFound:
+        return
+    if word.order > command.order:
+        await queue_drive(edge, tenant, command.run_id, word.order)
+
+
+@again_when_unavailable
+async def _remove(edge: Edge, tenant: str, run: RlRunRecord, store: Store) -> None:
+    """Leave nothing of the run behind; its record goes last."""
+    await end_session(edge, tenant, run, "interrupted", checkpoints=True)
+    await store.remove()
+    await edge.records.forget(RlRunRecord, tenant, run.run_id)

@@ -1,0 +1,73 @@
+"""Which ids a run's commands go by on the bus: all derive from the run and the command, so that a repeated command
+is the same one.
+"""
+
+import hashlib
+
+from events import names
+from events.records import RlRunRecord
+from rekindle.types import TinkerPath
+from services.data.rl.messages import Evaluate, Sample, Score
+
+NUMBER_BYTES = 6
+"""Of a sample's number: 2^48 of them, so that no two of a run's samples meet."""
+BASE = 0
+"""Which of the run's samplers is the bare base model; version v has sampler v + 1."""
+
+
+def sampler(run_id: str, version: int) -> str:
+    """The sampler of a version of the weights."""
+    return names.sampler_id(run_id, version + 1)
+
+
+def base_sampler(run_id: str) -> str:
+    return names.sampler_id(run_id, BASE)
+
+
+def number(*parts: object) -> int:
+    """Of a sample in its sampler."""
+    return int.from_bytes(_digest(*parts)[:NUMBER_BYTES], "big")
+
+
+def sample_future(run_id: str, command: Sample) -> str:
+    return names.future_id(sampler(run_id, command.version), number(command.id))
+
+
+def base_number(command: Score, index: int) -> int:
+    """Of the request that scores one rollout under the base model."""
+    return number(command.id, "base", index)
+
+
+def evaluation_number(command: Evaluate, index: int) -> int:
+    """Of the sample of one held-out row."""
+    return number(command.id, index)
+
+
+def score_key(run_id: str, command: Score | Evaluate) -> str:
+    """Idempotency key of a request to the graders."""
+    return f"{run_id}/{command.id}"
+
+
+def score_future(run_id: str, command: Score | Evaluate) -> str:
+    return names.future_id(names.score_id(score_key(run_id, command)), 0)
+
+
+def seed(*parts: object) -> int:
+    """62 bits that derive from the parts, none of which is a run's id: equal specs draw the same."""
+    return int.from_bytes(_digest("seed", *parts)[:8], "big") >> 2
+
+
+def version_path(run: RlRunRecord, version: int) -> TinkerPath:
+    """Of the weights that are sampled."""
+    return TinkerPath(run.training_run, "sampler_weights", f"version-{version:06d}")
+
+
+def saved_path(run: RlRunRecord, version: int) -> TinkerPath:
+    """Of a checkpoint that can resume training."""
+    wanted = run.spec.checkpoints
+    name = "step" if wanted is None else wanted.name
+    return TinkerPath(run.training_run, "weights", f"{name}-{version:06d}")
+
+
+def _digest(*parts: object) -> bytes:
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).digest()

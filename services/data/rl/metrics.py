@@ -1,0 +1,222 @@
+"""The row of metrics of a step, and whether it gives alarm. Pure.
+
+Logprobs are those of the raw model: q the sampler's, p the trainer's for the same token, r = p / q. The estimates k1
+and k3 of the KL of sampler from trainer are Schulman's (2020, http://joschu.net/blog/kl-approx.html).
+
+Axes: R rollouts, C tokens of all completions that were trained, end to end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from rekindle.types import ForwardBackwardOutput
+from rekindle.types.rl import MetricsRow, RlRunSpec
+from services.data.rl.batch import Batch
+from services.data.rl.messages import Report
+from services.data.rl.results import Group
+
+LEAST_TOKENS = 64
+"""Fewer say nothing about the entropy."""
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What is known of a step when it is reported."""
+
+    report: Report
+    groups: Sequence[Group]
+    """Those of the batch's places whose results are still there."""
+    batch: Batch | None
+    """What was learned from; None: nothing, or it is no longer known."""
+    passed: ForwardBackwardOutput | None
+    """What the trainer said of it."""
+
+
+def row_of(step: Step, seconds: Values, now: datetime, before: datetime | None) -> MetricsRow:
+    """The row. `before` is when the row before was written; None: there is none, or it is not known."""
+    report = step.report
+    values: Values = {"row": report.row, "time": now, "evaluations": report.evaluations, **seconds}
+    if before is not None:
+        values["seconds"] = max(0.0, (now - before).total_seconds())
+    if report.train is None:
+        return MetricsRow(**values)
+    values |= {
+        "step": report.train.step,
+        "version": report.train.step + 1,
+        "learning_rate": report.train.learning_rate,
+        "groups": len(report.train.groups),
+        "dropped": report.dropped,
+        "uniform": report.uniform,
+        "overdue": report.overdue,
+        "refilled": report.refilled,
+    }
+    values |= _rewards(step) | _lengths(step) | _staleness(step) | _policy(step)
+    if values.get("seconds"):
+        values["tokens_per_second"] = values.get("tokens_sampled", 0) / values["seconds"]
+    return MetricsRow(**{name: _plain(value) for name, value in values.items()})
+
+
+def _rewards(step: Step) -> Values:
+    verdicts = [verdict for group in step.groups for verdict in group.verdicts]
+    if not verdicts:
+        return {}
+    rewards = [verdict.value for verdict in verdicts if verdict.value is not None]
+    count, total = step.report.refilled_rewards
+    found: Values = {
+        "excluded": sum(verdict.excluded for verdict in verdicts) / len(verdicts),
+        "invalid": sum(verdict.outcome == "invalid" for verdict in verdicts) / len(verdicts),
+    }
+    if rewards or count:
+        found["reward"] = (sum(rewards) + total) / (len(rewards) + count)
+    if rewards:
+        found["reward_std"] = np.std(rewards)
+    return found
+
+
+def _lengths(step: Step) -> Values:
+    sequences = [sequence for group in step.groups for sequence in group.sequences]
+    if not sequences:
+        return {}
+    lengths_R = [len(sequence.tokens) for sequence in sequences]
+    return {
+        "length": np.mean(lengths_R),
+        "length_max": max(lengths_R),
+        "stopped": np.mean([sequence.stop_reason == "stop" for sequence in sequences]),
+        "tokens_sampled": sum(lengths_R),
+        "entropy": -np.concatenate([sequence.logprobs for sequence in sequences]).astype(np.float64).mean(),
+    }
+
+
+def _staleness(step: Step) -> Values:
+    train = step.report.train
+    assert train is not None, "only a step has rollouts"
+    lags = [train.step - score.sample.version for score in train.groups]
+    return {"staleness": np.mean(lags), "staleness_max": max(lags)} if lags else {}
+
+
+def _policy(step: Step) -> Values:
+    """What the trainer makes of the rollouts."""
+    if step.batch is None or not step.batch.rollouts:
+        return {}
+    rollouts = step.batch.rollouts
+    found: Values = {
+        "advantage": np.mean([np.abs(rollout.advantages_T).mean() for rollout in rollouts]),
+        "tokens_trained": sum(len(one.prompt_P) + len(one.sequence.tokens) for one in rollouts),
+    }
+    leaving = [
+        sequence.logprobs - base
+        for group in step.groups
+        for sequence, base in zip(group.sequences, group.base_logprobs or (), strict=False)
+    ]
+    if leaving:
+        found["kl_base"] = np.concatenate(leaving).astype(np.float64).mean()
+    return found | _ratios(step)
+
+
+def _ratios(step: Step) -> Values:
+    if step.passed is None or step.batch is None:
+        return {}
+    differences_C = np.concatenate(differences(step.batch, step.passed))
+    ratio_C = np.exp(differences_C)
+    found: Values = {
+        "loss": step.passed.metrics.get("loss:sum"),
+        "kl_sampler": -differences_C.mean(),
+        "kl_sampler_k3": (ratio_C - 1 - differences_C).mean(),
+        "ratio": ratio_C.mean(),
+        "ratio_max": ratio_C.max(),
+    }
+    if (clipped := step.passed.metrics.get("clipped_tokens:sum")) is not None:
+        found["clipped"] = clipped / len(ratio_C)
+    if (entropies := _entropies(step.batch, step.passed)) is not None:
+        found["entropy_trainer"] = np.concatenate(entropies).mean()
+    return found
+
+
+def differences(batch: Batch, passed: ForwardBackwardOutput) -> list[np.ndarray]:
+    """log p − log q of every completion token, float64, by rollout."""
+    return [
+        logprobs[len(rollout.prompt_P) - 1 :].astype(np.float64) - rollout.sequence.logprobs
+        for rollout, logprobs in zip(batch.rollouts, passed.logprobs, strict=True)
+    ]
+
+
+def _entropies(batch: Batch, passed: ForwardBackwardOutput) -> list[np.ndarray] | None:
+    """The trainer's entropy at every completion token, by rollout; None where it reports none."""
+    if not all("entropy" in output for output in passed.outputs):
+        return None
+    return [
+        output["entropy"][len(rollout.prompt_P) - 1 :].astype(np.float64)
+        for rollout, output in zip(batch.rollouts, passed.outputs, strict=True)
+    ]
+
+
+def alarm_of(step: Step, spec: RlRunSpec) -> str | None:
+    """Why the run must not go on, for people; None: all is well.
+
+    Only rollouts that the trainer's own weights drew are looked at: those of older weights differ for a good reason.
+    """
+    if step.batch is None or step.passed is None or step.report.train is None:
+        return None
+    fresh = [one.version == step.report.train.step for one in step.batch.rollouts]
+    if not any(fresh):
+        return None
+    gaps = _chosen(differences(step.batch, step.passed), fresh)
+    surprise_C = -_chosen([one.sequence.logprobs for one in step.batch.rollouts], fresh)
+    entropies = _entropies(step.batch, step.passed)
+    entropy_C = None if entropies is None else _chosen(entropies, fresh)
+    return _gap_alarm(gaps, spec) or _entropy_alarm(surprise_C, entropy_C, spec)
+
+
+def _chosen(arrays: Sequence[np.ndarray], chosen: Sequence[bool]) -> np.ndarray:
+    return np.concatenate([array for array, one in zip(arrays, chosen, strict=True) if one]).astype(
+        np.float64
+    )
+
+
+def _gap_alarm(differences_C: np.ndarray, spec: RlRunSpec) -> str | None:
+    """The same tokens have the same logprob under the same weights, whoever computes it."""
+    gap = float(np.abs(differences_C).mean())
+    if spec.alarms.gap is None or gap <= spec.alarms.gap:
+        return None
+    return (
+        f"logprobs of sampler and trainer differ by {gap:.3g} nats a token under the same weights; "
+        f"alarms.gap is {spec.alarms.gap:g}"
+    )
+
+
+def _entropy_alarm(surprise_C: np.ndarray, entropy_C: np.ndarray | None, spec: RlRunSpec) -> str | None:
+    """Tokens that are drawn from a distribution surprise as much, on average, as its entropy says.
+
+    Raw logprobs do not depend on the temperature, so this alone notices a wrong one. It holds for tokens drawn at
+    temperature 1 from all of the vocabulary.
+    """
+    wanted, limit = spec.sampling, spec.alarms.entropy_errors
+    if (
+        limit is None
+        or entropy_C is None
+        or (wanted.temperature, wanted.top_p, wanted.top_k) != (1.0, 1.0, -1)
+    ):
+        return None
+    excess_C = surprise_C - entropy_C
+    if len(excess_C) < LEAST_TOKENS or not (error := excess_C.std(ddof=1) / np.sqrt(len(excess_C))):
+        return None
+    errors = float(abs(excess_C.mean()) / error)
+    if errors <= limit:
+        return None
+    return (
+        f"sampled tokens are {'more' if excess_C.mean() > 0 else 'less'} surprising than the trainer's entropy "
+        f"admits, by {errors:.1f} standard errors; alarms.entropy_errors is {limit:g}: is the temperature right?"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers as Python's; what is not finite is not known."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value

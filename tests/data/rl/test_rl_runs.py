@@ -1,0 +1,117 @@
+"""Runs that no client drives: they learn, and whoever dies, nothing changes."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.data.lab import wait_until
+from tests.data.rl.rl_rig import Rig, opened, spec
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("rl_runs")]
+
+
+@pytest.fixture(scope="module")
+def rig(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with opened(tmp_path_factory.mktemp("rl"), tiny_model_dir) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def dataset(rig: Rig) -> str:
+    return rig.dataset()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(rig: Rig, dataset: str) -> str:
+    """A run that nothing happens to."""
+    run = rig.start(spec(dataset, evaluation={"every": 5, "dataset": {"name": dataset}, "rows": 8}))
+    assert rig.until_over(run["id"])["phase"] == "completed"
+    return str(run["id"])
+
+
+def test_a_run_learns_and_says_how(rig: Rig, undisturbed: str):
+    info, rows = rig.info(undisturbed), rig.rows_of(undisturbed)
+    assert (info["step"], info["version"], info["cursor"]) == (5, 5, 20)
+    assert info["checkpoint"].endswith("/weights/step-000005")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, None]
+    assert rows[4]["reward"] > rows[0]["reward"]
+    measured = [tuple(one) for row in rows for one in row["evaluations"]]
+    assert [version for version, _ in measured] == [0, 5]
+    assert measured[1][1] >= measured[0][1]
+    for row in rows[:5]:
+        assert row["ratio"] == pytest.approx(1.0, abs=1e-4)
+        assert row["tokens_sampled"] <= 4 * 8 * 2
+        assert row["staleness"] == 0
+
+
+def test_killing_the_service_that_drives_it_changes_nothing(rig: Rig, dataset: str, undisturbed: str):
+    run_id = rig.start(spec(dataset))["id"]
+    for row in (-1, 0, 1, 3):
+        rig.until(
+            run_id, lambda info, row=row: info["step"] > row or (info["version"] is not None and row < 0)
+        )
+        rig.data.end(signal.SIGKILL)
+        rig.data.start()
+    assert rig.until_over(run_id)["phase"] == "completed"
+    assert rig.info(run_id)["cursor"] == rig.info(undisturbed)["cursor"]
+    assert [row["reward"] for row in rig.rows_of(run_id)[:5]] == [
+        row["reward"] for row in rig.rows_of(undisturbed)[:5]
+    ]
+    assert rig.adapter(run_id) == rig.adapter(undisturbed)
+
+
+def test_a_paused_run_needs_nobody_and_goes_on_when_it_is_resumed(rig: Rig, dataset: str, undisturbed: str):
+    run_id = rig.start(spec(dataset))["id"]
+    rig.until(run_id, lambda info: info["step"] >= 1)
+    rig.say(run_id, "pause")
+    paused = rig.until(run_id, lambda info: info["phase"] == "paused")
+    wait_until(lambda: not [one for one in rig.left()[1] if one.startswith("data.")], "still driven")
+    rig.data.end()
+    assert rig.say(run_id, "resume")["phase"] == "paused"  # nobody is there to hear it
+    rig.data.start()
+    assert rig.until_over(run_id)["phase"] == "completed"
+    assert paused["step"] < 5
+    assert rig.adapter(run_id) == rig.adapter(undisturbed)
+
+
+def test_rollouts_that_expired_in_a_long_pause_are_drawn_again(rig: Rig, dataset: str):
+    run_id = rig.start(spec(dataset, max_staleness=1, steps=8))["id"]
+    rig.until(run_id, lambda info: info["step"] >= 2)
+    rig.say(run_id, "pause")
+    paused = rig.until(run_id, lambda info: info["phase"] == "paused")
+    assert paused["step"] < 8
+    rig.expire_results()
+    rig.say(run_id, "resume")
+    over = rig.until_over(run_id)
+    assert (over["phase"], over["step"], over["cursor"]) == ("completed", 8, 32), over["reason"]
+
+
+def test_a_run_is_handed_over_when_its_replica_ends(rig: Rig, dataset: str, undisturbed: str):
+    run_id = rig.start(spec(dataset))["id"]
+    rig.until(run_id, lambda info: info["step"] >= 1)
+    rig.data.end(signal.SIGTERM)
+    rig.data.start()
+    assert rig.until_over(run_id)["phase"] == "completed"
+    assert rig.adapter(run_id) == rig.adapter(undisturbed)
+
+
+def test_runs_pipeline_and_keep_near_the_base_model(rig: Rig, dataset: str):
+    run_id = rig.start(spec(dataset, max_staleness=1, kl={"coefficient": 0.05}, checkpoints=None))["id"]
+    assert rig.until_over(run_id)["phase"] == "completed"
+    rows = rig.rows_of(run_id)[:5]
+    assert max(row["staleness_max"] for row in rows) == 1
+    assert rows[0]["kl_base"] == pytest.approx(0.0, abs=1e-5)
+    assert all(row["kl_base"] is not None for row in rows)
+
+
+def test_a_deleted_run_leaves_nothing(rig: Rig, dataset: str):
+    wait_until(lambda: not rig.samplers(), "what is over keeps its samplers")
+    before = rig.at_rest()
+    run_id = rig.start(spec(dataset, steps=1000))["id"]
+    rig.until(run_id, lambda info: info["step"] >= 1)
+    assert rig.http.delete(f"rl_runs/{run_id}").status_code == 204
+    assert rig.http.get(f"rl_runs/{run_id}").status_code == 404
+    assert run_id not in [run["id"] for run in rig.http.get("rl_runs").json()["runs"]]
+    rig.settled(before)
