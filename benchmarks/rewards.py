@@ -23,6 +23,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from benchmarks.record import Cell, record
+from events.outside import Guard
 from events.scoring import SHARD_ITEMS
 from rekindle.types.rewards import CHECKED, Grader, ScoreItem
 from services.reward import graders
@@ -31,7 +32,6 @@ from services.reward.code.function import FunctionRunner
 from services.reward.code.place import GUESTS, Place
 from services.reward.code.python import PythonRunner
 from services.reward.functions import Code
-from services.reward.outside.address import Guard
 from services.reward.outside.client import Client
 from services.reward.outside.keys import Keys
 from services.reward.outside.remote import RemoteRunner

@@ -17,6 +17,8 @@ scoring.py     what a scoring command carries, and how it is queued
 weights.py     what saving and loading weights carries
 checkpoints.py which adapters exist, and where their files lie
 facts.py       news for anyone
+triggers.py    which facts triggers have not seen yet
+outside.py     which addresses are asked on behalf of a tenant
 worker.py      work queues: heartbeats, redelivery, dead letters
 tenants.py     a queue's consumers, one for each tenant that has work
 shares.py      how a worker's budget is divided among tenants

@@ -36,6 +36,8 @@ LAST_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
 LAST_SEQUENCE_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 PAGE = 500
 """Subjects read by one batched get; the server refuses more than 1,024."""
+CONSUMERS_PAGE = 256
+"""Consumers that the server describes at once."""
 WALK_PAGE = 64
 """Entries read by one batched get of a walk; they may be large."""
 PING_SECONDS = 10
@@ -169,6 +171,21 @@ class Bus:
         """Remove a consumer; nothing happens if there is none. Raises BusUnavailable."""
         with contextlib.suppress(NotFoundError), answering(f"consumer of {stream}"):
             await self.js.delete_consumer(stream, name)
+
+    async def unsettled(self, stream: str) -> dict[str, int]:
+        """By name of each consumer: entries that it has not delivered, or that are not acknowledged."""
+        found: dict[str, int] = {}
+        while True:
+            with answering(f"consumers of {stream}"):
+                page = await self.js.consumers_info(stream, offset=len(found))
+            found |= {one.name: (one.num_pending or 0) + (one.num_ack_pending or 0) for one in page}
+            if len(page) < CONSUMERS_PAGE:
+                return found
+
+    async def end(self, stream: str) -> int:
+        """Place of the newest entry; 0 when there never was one. Raises BusUnavailable."""
+        with answering(stream):
+            return (await self.js.stream_info(stream)).state.last_seq
 
     # Writing
 

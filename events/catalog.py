@@ -24,6 +24,7 @@ DERIVE = f"{PREFIX}data.derive"
 GATHER_ROLLOUTS = f"{PREFIX}data.gather_rollouts"
 EXPIRE_UPLOAD = f"{PREFIX}data.expire_upload"
 COLLECT_DATASET = f"{PREFIX}data.collect"
+FIRE = f"{PREFIX}data.fire"
 DRIVE = f"{PREFIX}data.drive"
 COLLECT = f"{PREFIX}checkpoint.collect"
 EXPIRE_CLAIMS = f"{PREFIX}checkpoint.expire_claims"
@@ -40,6 +41,7 @@ CHECKPOINT = f"{PREFIX}train.checkpoint"
 ALIVE = f"{PREFIX}replica.alive"
 RECORD = f"{PREFIX}record.written"
 MANIFEST = f"{PREFIX}request.sharded"
+FIRING = f"{PREFIX}trigger.firing"
 RL_STATE = f"{PREFIX}rl.state"
 RL_CONTROL = f"{PREFIX}rl.control"
 RL_METRICS = f"{PREFIX}rl.metrics"
@@ -110,6 +112,7 @@ TABLE: tuple[Kind, ...] = (
     Kind(GATHER_ROLLOUTS, "command", "GatherCommand (JSON)", "DatasetVersion", _DATA),
     Kind(EXPIRE_UPLOAD, "command", "UploadRecord (JSON)", None, _DATA),
     Kind(COLLECT_DATASET, "command", "CollectCommand (JSON)", None, _DATA),
+    Kind(FIRE, "command", "FireCommand (JSON)", None, _DATA),
     Kind(DRIVE, "command", "DriveCommand (JSON)", None, _DATA),
     Kind(RELEASE, "command", "ReleaseCommand (JSON)", None, "checkpoint.<tenant>.release.<session | run>"),
     Kind(COLLECT, "command", "CheckpointEntry (JSON)", None, "checkpoint.<tenant>.collect.<path>"),
@@ -130,6 +133,7 @@ TABLE: tuple[Kind, ...] = (
     Kind(RL_CONTROL, "entry", "Control (JSON)", None, "rl.<tenant>.<run>.control"),
     Kind(RL_METRICS, "entry", "MetricsRow (JSON)", None, "rl.<tenant>.<run>.metric.<step>"),
     Kind(PINNED, "entry", "{digest, functions} (JSON)", None, "result.reward.<tenant>.<request>.pins"),
+    Kind(FIRING, "entry", "Firing (JSON)", None, "firing.<tenant>.<trigger>.<event>"),
     Kind(
         RESOLVED,
         "result",

@@ -195,6 +195,36 @@ def stored_subject(subject: str) -> str:
     return f"{STORED}.{subject}"
 
 
+# Triggers.
+
+TRIGGERS_CHANGED = "changed.triggers"
+"""Said once, for whoever watches facts: triggers have come or gone."""
+
+
+def trigger_consumer(tenant: str, trigger: str, first: int) -> str:
+    """Of a trigger that sees facts from that place on."""
+    return f"trigger-{token(tenant)}-{id_token(trigger)}-{first}"
+
+
+def trigger_of_consumer(consumer: str) -> str:
+    """`trigger-<tenant>-<key>`."""
+    return consumer.rpartition("-")[0]
+
+
+def trigger_of_record(record: str) -> str:
+    """The same of the subject of its record."""
+    return "-".join(["trigger", *record.split(".")[2:]])
+
+
+def firing_filter(tenant: str, trigger: str, first: int) -> str:
+    return f"firing.{token(tenant)}.{token(f'{trigger}@{first}')}.*"
+
+
+def firing_subject(tenant: str, trigger: str, first: int, event: str) -> str:
+    """`event`: a digest of the event's source and id."""
+    return firing_filter(tenant, trigger, first).removesuffix("*") + event
+
+
 # Records and facts.
 
 
@@ -204,6 +234,11 @@ def record_subject(kind: str, tenant: str, key: str) -> str:
 
 def record_filter(kind: str, tenant: str) -> str:
     return f"record.{kind}.{token(tenant)}.*"
+
+
+def every_record(kind: str) -> str:
+    """Records of a kind, whoever's they are."""
+    return f"record.{kind}.*.*"
 
 
 def fact_subject(tenant: str, type_: str) -> str:

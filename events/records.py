@@ -1,4 +1,4 @@
-"""Small named facts of the world: models, sessions, training runs, samplers, uploads, datasets, functions, RL runs.
+"""Small named facts of the world: models, sessions, runs, samplers, uploads, datasets, functions, RL runs, triggers.
 
 Runs and samplers are written once (the first write wins) and therefore cached; sessions and models may change.
 """
@@ -18,7 +18,7 @@ from events.streams import RECORDS
 from rekindle.types import TinkerPath
 from rekindle.types.datasets import Compression, DatasetVersion, Format
 from rekindle.types.rewards import FunctionInfo, SandboxInfo
-from rekindle.types.rl import RlRunSpec
+from rekindle.types.rl import RlRunSpec, TriggerSpec
 
 EVERYONE = "everyone"
 """Tenant of what all tenants share."""
@@ -184,6 +184,15 @@ class RlRunRecord(Record):
         return names.model_id(self.run_id, 0)
 
 
+class TriggerRecord(Record):
+    """What a tenant wants to happen when a fact is said."""
+
+    spec: TriggerSpec
+    first: int
+    """Place in the stream of facts from which on it sees them: those from before it was made are none of its."""
+    created: datetime
+
+
 class FunctionRecord(Record):
     """A reward function of a tenant's."""
 
@@ -214,6 +223,7 @@ KINDS: dict[type[Record], str] = {
     SamplerRecord: "sampler",
     UploadRecord: "upload",
     DatasetRecord: "dataset",
+    TriggerRecord: "trigger",
     RlRunRecord: "rl_run",
     FunctionRecord: "function",
     FunctionSource: "source",

@@ -11,6 +11,7 @@ ALIVE        last value replicas that live, for as long as they say so again
 RECORDS      last value sessions, runs, samplers, base models
 RL           last value states, metrics and control words of server-side RL runs
 FACTS        news for anyone, for 7 days
+FIRINGS      write-once events that fired triggers, for 30 days
 DEAD         what failed for good, for 30 days, to look at
 """
 
@@ -21,6 +22,8 @@ from nats.js.api import DiscardPolicy, RePublish, RetentionPolicy, StorageType, 
 from events import names
 
 DAY = 24 * 3600.0
+FIRINGS, FIRING_DAYS = "FIRINGS", 30.0
+"""What fired a trigger is remembered for longer than the fact can come again."""
 RESULT_DAYS, FACT_DAYS, DEAD_DAYS = 1.0, 7.0, 30.0
 """How long entries of those streams are kept."""
 ALIVE_SECONDS = 10.0
@@ -86,6 +89,14 @@ def shared(replicas: int) -> list[StreamConfig]:
             republish=RePublish(src="rl.>", dest=f"{names.STORED}.rl.>", headers_only=True),
         ),
         stream(FACTS, "facts.>", max_age=FACT_DAYS * DAY),
+        stream(
+            FIRINGS,
+            "firing.>",
+            max_msgs_per_subject=1,
+            discard=DiscardPolicy.NEW,
+            discard_new_per_subject=True,
+            max_age=FIRING_DAYS * DAY,
+        ),
         queue(SAMPLE, "sample.>", discard=DiscardPolicy.NEW),
         queue(REWARD, "reward.>", discard=DiscardPolicy.NEW),
         # A stream that takes messages for later cannot refuse new ones; these have no limit to reach either.

@@ -1,8 +1,9 @@
 """How much work waits for a service, read from the streams; nothing is remembered but what cannot change.
 
 A work queue's backlog is what lies in it, since what is acknowledged leaves it; in tokens where commands say how many
-they may take. A trainer's is its runs that have a command which can run and has no result; a run whose next command
-waits for a missing number counts from the time at which that number is given up.
+they may take. Facts that triggers have not seen count for the data service, which looks at them. A trainer's is its
+runs that have a command which can run and has no result; a run whose next command waits for a missing number counts
+from the time at which that number is given up.
 """
 
 from collections import defaultdict
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from events import catalog, envelope, names
+from events import catalog, envelope, names, triggers
 from events.bus import Bus, Stored
 from events.platform import ServiceSpec
 from events.streams import CHECKPOINT, DATA, REWARD, SAMPLE
@@ -68,7 +69,8 @@ def backlog_of(spec: ServiceSpec, bus: Bus, gap_seconds: float) -> Backlog:
     """The backlog of a service."""
     if spec.kind == "train":
         return RunBacklog(bus, spec.base or "", gap_seconds)
-    return QueueBacklog(bus, queue_of(spec.kind, spec.base), spec.capacity)
+    kind = DataBacklog if spec.kind == "data" else QueueBacklog
+    return kind(bus, queue_of(spec.kind, spec.base), spec.capacity)
 
 
 class QueueBacklog:
@@ -94,6 +96,13 @@ class QueueBacklog:
     async def waiting(self, before: datetime) -> list[Stored]:
         found = [one async for one in self._bus.walk(self._place.stream, self._place.filter)]
         return [one for one in found if one.time < before]
+
+
+class DataBacklog(QueueBacklog):
+    """A queue beside which facts wait to be looked at for triggers."""
+
+    async def read(self) -> float:
+        return await super().read() + await triggers.unseen(self._bus)
 
 
 class RunBacklog:

@@ -13,6 +13,7 @@
     ├── ConnectionFailed            nobody answered, after trying again for minutes
     ├── RequestFailed               a command was accepted and then failed (message, category, request_id)
     ├── TooManyExcluded             the grader failed on too many items (response, max_excluded)
+    ├── MissingPackage              what an extra of rekindle brings is not installed (package, extra)
     ├── TransferFailed              an upload or download did not bring what was announced
     └── ClientClosed                the client was closed
 
@@ -39,6 +40,7 @@ __all__ = [
     "Forbidden",
     "Gone",
     "InvalidField",
+    "MissingPackage",
     "NotFound",
     "RateLimited",
     "RekindleError",
@@ -136,6 +138,20 @@ class TooManyExcluded(RekindleError):
         scores, most = self.response.scores, self.max_excluded
         reason = next((one.reason for one in scores if one.excluded), None)
         return f"{self.response.excluded} of {len(scores)} items excluded, more than {most:.0%}; the first: {reason}"
+
+
+class MissingPackage(RekindleError):
+    """What an extra of rekindle brings is not installed."""
+
+    category: Category = "user"
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(package, extra)
+        self.package = package
+        self.extra = extra
+
+    def __str__(self) -> str:
+        return f"{self.package} is not installed: pip install 'rekindle[{self.extra}]'"
 
 
 class TransferFailed(RekindleError):

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from rekindle.checkpoints import Checkpoints
     from rekindle.datasets import Datasets
     from rekindle.rewards import Rewards
+    from rekindle.rl_runs import RlRuns
     from rekindle.runs import Runs
+    from rekindle.triggers import Triggers
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLES = ("REKINDLE_BASE_URL", "TINKER_BASE_URL")
@@ -89,6 +91,20 @@ class ServiceClient:
         from rekindle.runs import Runs
 
         return Runs(self._session)
+
+    @cached_property
+    def rl_runs(self) -> "RlRuns":
+        """RL runs that need no client: start, watch, pause, resume, cancel, plot."""
+        from rekindle.rl_runs import RlRuns
+
+        return RlRuns(self._session)
+
+    @cached_property
+    def triggers(self) -> "Triggers":
+        """Triggers: facts that start an RL run or call a webhook."""
+        from rekindle.triggers import Triggers
+
+        return Triggers(self._session)
 
     @cached_property
     def checkpoints(self) -> "Checkpoints":

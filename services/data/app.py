@@ -1,12 +1,19 @@
-"""The data service's composition root: its HTTP edges, and the worker that makes versions."""
+"""The data service's composition root: its HTTP edges, the worker of its queue, and the watch over facts."""
+
+import asyncio
 
 from fastapi import FastAPI
 
 from events.app import make_app
 from events.edge import Edge
+from events.outside import Guard
 from events.serve import serve
 from services.data import api, catalogue
 from services.data.rl import api as rl_api
+from services.data.rl import triggers_api
+from services.data.rl.create import create
+from services.data.rl.triggers import Triggers, Watcher
+from services.data.rl.webhook import Webhooks
 from services.data.settings import DataSettings
 from services.data.worker import DataWorker
 
@@ -14,9 +21,13 @@ from services.data.worker import DataWorker
 def build(settings: DataSettings) -> FastAPI:
     async def work(edge: Edge) -> None:
         edge.ready.set()
-        await DataWorker(edge, settings).run()
+        async with Webhooks(Guard(settings.outside_hosts)) as webhooks, asyncio.TaskGroup() as group:
+            triggers = Triggers(edge, create, webhooks)
+            group.create_task(DataWorker(edge, settings, triggers).run())
+            group.create_task(Watcher(edge).run())
 
-    return make_app("data", settings, [api.router, catalogue.router, rl_api.router], work)
+    routers = [api.router, catalogue.router, rl_api.router, triggers_api.router]
+    return make_app("data", settings, routers, work)
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 """Makes versions: takes uploads in, derives, gathers rollouts; lets uploads expire, collects what was deleted; has RL
-runs driven.
+runs driven and triggers fired.
 
 Promises: a command that comes again after a death finds its own versions; when a command is settled, well or
 not, its upload, its staging folder and every file that no record names are gone.
@@ -27,7 +27,9 @@ from services.data.child import DeriveTask, IngestTask
 from services.data.commands import EXPIRY, CollectCommand, DeriveCommand, GatherCommand
 from services.data.datasets import Datasets, Draft
 from services.data.rl.drive import drive
+from services.data.rl.fires import FireCommand
 from services.data.rl.queue import DriveCommand
+from services.data.rl.triggers import Triggers
 from services.data.settings import DataSettings
 from services.data.summary import Summary
 
@@ -51,8 +53,8 @@ class Job:
 class DataWorker:
     """Works off the queue of the data service."""
 
-    def __init__(self, edge: Edge, settings: DataSettings) -> None:
-        self._edge = edge
+    def __init__(self, edge: Edge, settings: DataSettings, triggers: Triggers) -> None:
+        self._edge, self._triggers = edge, triggers
         self._bus, self._blobs, self._records = edge.bus, edge.blobs, edge.records
         self._datasets = Datasets(edge.records)
         self._limits = settings.limits
@@ -81,7 +83,9 @@ class DataWorker:
         """Run one command. Raises UserError for what is wrong with what was sent."""
         if event.get_type() in self._makers:
             return await self._make(event, data)
-        if event.get_type() == catalog.DRIVE:
+        if event.get_type() == catalog.FIRE:
+            await self._triggers.fire(_tenant(event), FireCommand.model_validate_json(data))
+        elif event.get_type() == catalog.DRIVE:
             await drive(self._edge, _tenant(event), DriveCommand.model_validate_json(data))
         elif event.get_type() == catalog.EXPIRE_UPLOAD:
             await self._expire(_tenant(event), UploadRecord.model_validate_json(data))
@@ -205,10 +209,14 @@ class DataWorker:
 
     async def settled(self, event: CloudEvent) -> None:
         """The command has its result: whatever it leaves behind goes."""
-        if event.get_type() not in self._makers:
+        if event.get_type() not in (*self._makers, catalog.FIRE):
             return
         tenant = _tenant(event)
         data = await claims.data_of(self._blobs, event)
+        if event.get_type() == catalog.FIRE:
+            if await self._bus.first(RESULTS, _result_subject(event)) is not None:  # only failures have one
+                await self._triggers.given_up(tenant, FireCommand.model_validate_json(data))
+            return
         if event.get_type() == catalog.TAKE_IN:
             upload = UploadRecord.model_validate_json(data)
             await self._drop(tenant, upload.upload_id, upload.attempt)

@@ -10,6 +10,7 @@ from services.checkpoint import catalogue
 from services.data import api as data_api
 from services.data import catalogue as data_catalogue
 from services.data.rl import api as rl_api
+from services.data.rl import triggers_api
 from services.gateway import futures, sessions
 from services.reward import api as reward_api
 from services.sample import api as sample_api
@@ -28,6 +29,7 @@ def build(settings: EdgeSettings) -> FastAPI:
         data_api.router,
         data_catalogue.router,
         rl_api.router,
+        triggers_api.router,
         reward_api.router,
     ]
     return make_app("gateway", settings, routers)

@@ -104,7 +104,7 @@ def children(options: StackOptions) -> list[Child]:
                 child.parent = None  # it starts processes of its own, which import its main module
             found.append(child)
     found.append(_service(options, "checkpoint", "checkpoint", {}))
-    found.append(_service(options, "data", "data", {}))
+    found.append(_service(options, "data", "data", _own_addresses(options)))
     found.append(_service(options, "reward", "reward", _outside(options)))
     found.append(_dispatcher(options, found))
     found.append(_gateway(options))
@@ -147,11 +147,19 @@ def _outside(options: StackOptions) -> dict[str, str]:
     given = {name: value for name, value in os.environ.items() if name.startswith(SECRETS)}
     if options.host not in LOOPBACK:
         return given
-    allowed = {
-        "REKINDLE_OUTSIDE_HOSTS": json.dumps(["127.0.0.0/8", "[::1]"]),
-        "REKINDLE_OUTSIDE_KEY_HOSTS": json.dumps({"*": ["*"]}),
-    }
-    return given | {name: os.environ.get(name, value) for name, value in allowed.items()}
+    return given | _own_addresses(options) | _unless_said("REKINDLE_OUTSIDE_KEY_HOSTS", {"*": ["*"]})
+
+
+def _own_addresses(options: StackOptions) -> dict[str, str]:
+    """Where only this machine is served, its own addresses may be asked."""
+    if options.host not in LOOPBACK:
+        return {}
+    return _unless_said("REKINDLE_OUTSIDE_HOSTS", ["127.0.0.0/8", "[::1]"])
+
+
+def _unless_said(name: str, value: object) -> dict[str, str]:
+    """A variable, as the environment has it or else with that value."""
+    return {name: os.environ.get(name, json.dumps(value))}
 
 
 def _child(options: StackOptions, service: str, name: str, module: str, variables: dict[str, str]) -> Child:

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from events.app import make_app
 from events.bus import until_available
 from events.edge import Edge
+from events.outside import Guard
 from events.records import EVERYONE, SandboxRecord
 from events.serve import serve
 from rekindle.types.rewards import SandboxInfo
@@ -17,7 +18,6 @@ from services.reward.code.python import PythonRunner
 from services.reward.code.register import Registrar
 from services.reward.functions import Functions
 from services.reward.outside import keys, verdict
-from services.reward.outside.address import Guard
 from services.reward.outside.client import Client
 from services.reward.outside.judge import JudgeRunner
 from services.reward.outside.remote import RemoteRunner

@@ -21,9 +21,13 @@ from events import catalog, names
 from events.bus import Bus
 from events.edge import Edge
 from events.failure import Failure
+from events.outside import Guard
 from events.records import UploadRecord
 from events.streams import DATA
 from services.data.commands import EXPIRY, make
+from services.data.rl.create import create
+from services.data.rl.triggers import Triggers
+from services.data.rl.webhook import Webhooks
 from services.data.settings import DataSettings
 from services.data.worker import DataWorker
 from tests.data.files import ROWS, csv_file, jsonl, parquet, zipped
@@ -317,7 +321,8 @@ async def upload_at(lab: Lab, name: str, attempt: int) -> AsyncIterator[tuple[Da
     try:
         record = await edge.records.get(UploadRecord, "local", id)
         await edge.records.replace("local", id, record.model_copy(update={"attempt": attempt}))
-        yield DataWorker(edge, settings), record
+        triggers = Triggers(edge, create, Webhooks(Guard()))
+        yield DataWorker(edge, settings, triggers), record
         await edge.records.delete(UploadRecord, "local", id)
         await edge.blobs.delete(names.upload_key("local", id))
     finally:

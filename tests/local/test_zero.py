@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,36 @@ def test_a_stack_begins_with_no_model_loaded_and_knows_its_models(
         assert [model["max_context_length"] for model in found["supported_models"]] == [512]
         with connect(stack.url, stack.base_model) as wire:
             wire.run().goes_on()  # a cold start takes as long as it takes
+
+
+def test_a_fact_wakes_the_data_service_for_a_trigger_and_lets_it_sleep_again(
+    sleepy: Stack, wire: Wire
+) -> None:
+    heard: list[dict[str, Any]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Hook) as server, ThreadPoolExecutor(1) as pool:
+        spec = {"name": "hook", "on": "run.started", "webhook": f"http://127.0.0.1:{server.server_port}/"}
+        triggers = f"{sleepy.url}/api/v1/triggers"
+        assert httpx.post(triggers, json=spec, trust_env=False).status_code == 200
+        until_asleep(sleepy, "data")
+        served = pool.submit(server.handle_request)
+        run = wire.run()
+        run.goes_on()
+        served.result(60)
+        until_asleep(sleepy, "data")
+        (fired,) = httpx.get(f"{triggers}/hook/firings", trust_env=False).json()["firings"]
+        assert httpx.delete(f"{triggers}/hook", trust_env=False).status_code == 204
+    assert (fired["outcome"], fired["subject"]) == ("called", heard[0]["subject"])
+    assert heard[0]["type"] == "dev.rekindle.run.started" and len(heard) == 1
 
 
 def test_a_run_goes_on_after_its_trainer_has_gone_to_zero(sleepy: Stack, wire: Wire) -> None:

@@ -1,4 +1,5 @@
-"""A server in the same process for the command line: datasets of JSONL rows, one run with checkpoints, one grader.
+"""A server in the same process for the command line: datasets of JSONL rows, one run with checkpoints, one grader,
+RL runs and triggers.
 
 `run(arguments)` is the command as a person types it, with this server at its other end.
 """
@@ -30,6 +31,7 @@ from rekindle.types.rewards import (
     Score,
     ScoreResponse,
 )
+from tests.sdk.rl_server import RlServer
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 RUN = "s1:train:0"
@@ -62,6 +64,7 @@ class CliServer:
     functions: list[FunctionInfo] = field(default_factory=list)
     refused: str | None = None
     """Why the server runs no code."""
+    rl: RlServer = field(default_factory=RlServer)
     fatal: str | None = None
     """A completion that fails its whole request."""
 
@@ -85,6 +88,8 @@ class CliServer:
         match parts:
             case ["retrieve_future"]:
                 return self.results[json.loads(request.content)["request_id"]]
+            case ["rl_runs" | "triggers", *_]:
+                return self.rl.handle(request)
             case ["datasets", *rest]:
                 return self._datasets(method, rest, request)
             case ["rewards", "functions", *rest]:

@@ -25,7 +25,7 @@ from tests.sdk.cli_server import CliServer
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "cli.md"
 HEAVY = ("httpx", "numpy", "pydantic_settings", "rekindle.types", "services.local.supervisor", "torch")
-GROUPS = ("datasets", "rewards", "runs", "checkpoints")
+GROUPS = ("datasets", "rewards", "run", "triggers", "runs", "checkpoints")
 
 
 def rekindle(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -1,4 +1,4 @@
-"""The small languages of arguments: `NAME@VERSION`, conditions, shares.
+"""The small languages of arguments: `NAME@VERSION`, conditions, shares, fields.
 
 A condition is `COLUMN OP VALUE`:
 
@@ -85,6 +85,21 @@ def shares(texts: list[str]) -> dict[str, float]:
                 f"{text!r}: expected a part and its share, such as train=0.9", "PART=SHARE"
             ) from error
     return parts
+
+
+def fields(texts: list[str]) -> dict[str, str | bool | int | float]:
+    """`name=sql/* version=3` as values by field: numbers and booleans as JSON has them, all else as text."""
+    found: dict[str, str | bool | int | float] = {}
+    for text in texts:
+        name, is_there, said = text.partition("=")
+        if not is_there or name in found:
+            reason = (
+                "stands there twice" if is_there else "expected a field and its value, such as name=sql/*"
+            )
+            raise _wrong(f"{text!r}: {reason}", "FIELD=VALUE")
+        value = _value(said, plain=False)
+        found[name] = value if isinstance(value, str | bool | int | float) else said
+    return found
 
 
 def seconds_or_none(text: str) -> int | None:

@@ -14,4 +14,6 @@ In reading order:
 9. `prompts`        which prompt a command is about, from `rows` and `text`, its tokens
 10. `batch`         scored rollouts as datums; `metrics` and `timing`, what is known of a step
 11. `api`           the HTTP edge; `create` checks a spec and fixes it (`functions`), `info` says where a run stands
+12. `triggers`      sees facts and does what follows of them, a run or a `webhook`; `fires` is what one event does to
+                    one trigger, `triggers_api` their HTTP edge
 """

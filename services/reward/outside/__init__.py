@@ -1,6 +1,5 @@
 """Graders that ask somebody else over HTTP: addresses that tenants name, answers that nobody vouches for.
 
-address.py  which addresses may be asked
 client.py   one bounded, unredirected question
 keys.py     secrets of this server, and where they may be sent
 remote.py   the runner of `remote`

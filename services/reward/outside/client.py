@@ -18,7 +18,7 @@ from typing import Literal
 import httpcore
 import httpx
 
-from services.reward.outside.address import Guard, GuardedNetwork, Refused
+from events.outside import Guard, GuardedNetwork, Refused
 from services.reward.outside.keys import Keys, Withheld
 from services.reward.runner import Verdict
 

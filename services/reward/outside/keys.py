@@ -9,7 +9,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 
 from pydantic import SecretStr
 
-from services.reward.outside.address import Pattern
+from events.outside import Pattern
 
 PREFIX = "REKINDLE_KEY_"
 ANY = "*"

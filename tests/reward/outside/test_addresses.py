@@ -6,7 +6,7 @@ import httpcore
 import pytest
 from pydantic import SecretStr
 
-from services.reward.outside.address import Guard, GuardedNetwork, Pattern, Refused, is_public, resolve
+from events.outside import Guard, GuardedNetwork, Pattern, Refused, is_public, resolve
 from services.reward.outside.keys import Keys, Withheld, take
 from tests.reward.outside.http_server import Server, server
 

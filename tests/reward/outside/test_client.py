@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from services.reward.outside.address import Guard
+from events.outside import Guard
 from services.reward.outside.client import Client, Failed
 from services.reward.outside.keys import Keys
 from tests.reward.outside.http_server import Asked, Server, answer, server

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from events.outside import Guard
 from rekindle.types import rewards
 from rekindle.types.rewards import Score, ScoreItem
 from rekindle.types.rewards.outside import SCORE
@@ -15,7 +16,6 @@ from services.reward import pool as pools
 from services.reward import runner
 from services.reward.graders.base import Invalid, Item
 from services.reward.outside import judge, rubric, verdict
-from services.reward.outside.address import Guard
 from services.reward.outside.client import Client
 from services.reward.outside.judge import JudgeRunner
 from services.reward.outside.keys import Keys

@@ -9,10 +9,10 @@ import pytest
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
+from events.outside import Guard
 from rekindle.types import rewards
 from rekindle.types.rewards import Score, ScoreItem
 from services.reward import runner
-from services.reward.outside.address import Guard
 from services.reward.outside.client import Client
 from services.reward.outside.keys import Keys
 from services.reward.outside.remote import RemoteRunner
