@@ -1,16 +1,16 @@
-"""How fast each grader scores, with one core to grade on and with two.
+"""How fast each grader scores on one core, and on two.
 
     task bench -- rewards
 
-Graders of ours have one grading process or two, programs and functions one guest at a time or two, as the reward
-service runs one for each core; the service's own process, which follows every item, is another. Items come in shards
-as on the queue, one shard more at once than there are cores; time through HTTP and NATS is not counted. Half of the
-completions are right.
+All of it has so many cores: the service's own process, which follows every item, and what grades, as many at once as
+there are cores. Items come in shards as on the queue, one more at once than there are cores, as the service takes
+them; time through HTTP and NATS is not counted. Half of the completions are right.
 """
 
 import asyncio
 import contextlib
 import json
+import os
 import random
 import statistics
 import time
@@ -221,6 +221,7 @@ def answering() -> Iterator[str]:
     ours, theirs = context.Pipe()
     process = context.Process(target=answer, args=(theirs,), daemon=True)
     process.start()
+    theirs.close()  # so that its death is heard
     try:
         yield f"http://{HOST}:{ours.recv()}/"
     finally:
@@ -228,13 +229,26 @@ def answering() -> Iterator[str]:
         process.join()
 
 
+@contextlib.contextmanager
+def only(cores: int) -> Iterator[None]:
+    """This process, and those that it starts now, on so many cores."""
+    had = os.sched_getaffinity(0)
+    if len(had) < cores:
+        raise RuntimeError(f"{cores} cores are needed, {len(had)} are here")
+    os.sched_setaffinity(0, sorted(had)[:cores])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, had)
+
+
 async def measure_all() -> list[list[Cell]]:
     with answering() as url:
         found = tasks(url)
         speeds: dict[str, list[float]] = {name: [] for name in found}
-        async with Sandbox(GUESTS) as sandbox:
-            for cores in (1, 2):
-                async with runners(cores, sandbox) as of_cores:
+        for cores in (1, 2):
+            with only(cores):
+                async with Sandbox(GUESTS) as sandbox, runners(cores, sandbox) as of_cores:
                     for name, task in found.items():
                         speeds[name].append(await measure(forgetful(of_cores), task, cores + 1))
     return [[name, round(one), round(two), round(two / one, 2)] for name, (one, two) in speeds.items()]
@@ -244,12 +258,12 @@ def main() -> None:
     """Measure and record the table."""
     rows = asyncio.run(measure_all())
     note = (
-        f"Shards of {SHARD_ITEMS} items, medians of {ROUNDS} rounds of {SECONDS:g} s. The service's own process is "
-        f"one more than those that grade. SQL: {PEOPLE} rows, ordered results of 5 rows, a reference query for each "
-        "item; what answers and reference queries come to is kept. Programs have one test each, functions are called "
-        f"for {SHARD_ITEMS} items, the remote service is on this machine."
+        f"Shards of {SHARD_ITEMS} items, medians of {ROUNDS} rounds of {SECONDS:g} s; the service's own process shares "
+        f"the cores with what grades. SQL: {PEOPLE} rows, ordered results of 5 rows, a reference query for each item; "
+        "what answers and reference queries come to is kept. Programs have one test each, functions are called for "
+        f"{SHARD_ITEMS} items, the remote service is on this machine."
     )
-    columns = ["grader", "scores/s on one core", "on two", "ratio"]
+    columns = ["grader", "scores/s per core", "scores/s on two cores", "ratio"]
     record("rewards", columns, rows, command="task bench -- rewards", note=note)
 
 
