@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-from services.reward.guests.peer import Lost, Peer, describe
+from services.reward.guests.peer import Lost, Peer, Remote, describe
 from services.reward.guests.program import NAME, UNREADABLE
 
 TEST = f"{__name__}:test"
@@ -62,6 +62,15 @@ class Tester(Peer):
             return super().lend(value)
         raise TypeError(f"{type(value).__name__}: cannot be given to the program")
 
+    def look_up(self, find: Callable[[], Any]) -> Any:
+        """What the program has under a name. Where that is no object of its own, looking is all the use there is: a
+        program that sets a name to a plain value, or to nothing, must not make its test look broken."""
+        self.looked = True
+        self.used += 1
+        found = find()
+        self.used -= isinstance(found, Remote)
+        return found
+
 
 class Solution(ModuleType):
     """The program, as the test imports it."""
@@ -73,8 +82,7 @@ class Solution(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        self.__peer.looked = True
-        return self.__peer.ask("get", WHOLE, name)
+        return self.__peer.look_up(lambda: self.__peer.ask("get", WHOLE, name))
 
 
 class Scope(dict[str, Any]):
@@ -85,8 +93,9 @@ class Scope(dict[str, Any]):
         self._peer, self._free, self._found = peer, free, found
 
     def __missing__(self, name: str) -> Any:
-        self._peer.looked |= name in self._free
-        return self._found[name]
+        if name not in self._free:
+            raise KeyError(name)
+        return self._peer.look_up(lambda: self._found[name])
 
 
 def _verdict(setup: str, text: str, peer: Tester) -> Verdict:

@@ -134,6 +134,30 @@ async def test_a_row_that_no_program_could_pass_or_any_could_is_an_error_and_no_
     assert score.reason is not None and score.reason.startswith(reason)
 
 
+RAISES = "try:\n    add('x', [])\nexcept Exception:\n    pass\nelse:\n    raise AssertionError"
+
+
+@pytest.mark.parametrize(
+    ("program", "tests", "value"),
+    [
+        ("add = bool", ["assert add(7)", "assert not add(8)"], 0.5),
+        ("add = 5", [RAISES, "assert add(1, 2) == 3"], 0.5),
+        ("nothing = 1", [RAISES, "assert add(1, 2) == 3"], 0.5),
+        (
+            "nothing = 1",
+            [f"try:\n    from solution import add\nexcept ImportError:\n    add = None\n{RAISES}"],
+            1.0,
+        ),
+        ("answer = 42", ["assert answer == 42", "import solution\nassert solution.answer == 41"], 0.5),
+    ],
+)
+async def test_no_program_makes_its_test_look_broken_by_what_it_puts_under_a_name(
+    sandbox: Sandbox, program: str, tests: list, value: float
+):
+    score = await judged(sandbox, program, tests)
+    assert (score.outcome, score.value) == ("scored", value), score.reason
+
+
 async def test_setup_runs_before_each_test_of_assertions(sandbox: Sandbox):
     setup = {"helpers": "import math as m\ndef near(a, b):\n    return m.isclose(a, b)"}
     tests = ["assert near(add(0.1, 0.2), 0.3)", "assert near(add(1, 1), 3)", PAIR]
