@@ -1,10 +1,13 @@
 """What can be known of a reward function's file without running it."""
 
+import re
+
 import pytest
 
 from rekindle.types import InvalidField
-from services.reward.code.source import describe, missing, version_of
+from services.reward.code.source import _blocks, describe, missing, version_of
 
+PEP_723 = re.compile(r"(?m)^# /// script$\s((^#(| .*)$\s)+)^# ///$")
 SCRIPT = "# /// script\n# requires-python = '>=3.11'\n# dependencies = [\n#   'numpy>=2',\n# ]\n# ///\n"
 PLAIN = "def f(completions, **columns): return [0.0]\n"
 
@@ -41,6 +44,7 @@ def test_the_one_public_function_and_the_columns_that_it_takes_are_found(
         ("# /// script\n# dependencies = ['not a name!']\n# ///\n" + PLAIN, "# /// script"),
         ("# /// script\n# dependencies = [\n# ///\n" + PLAIN, "# /// script"),
         ("# /// script\n# requires-python = 'new'\n# ///\n" + PLAIN, "# /// script"),
+        (f"# /// script\n# deep = {'[' * 9999}\n# ///\n" + PLAIN, "# /// script"),
     ],
 )
 def test_what_is_no_reward_function_is_refused_and_said(source: str, reason: str):
@@ -53,6 +57,30 @@ def test_requirements_are_read_as_pep_723_has_them():
     found = describe(SCRIPT + PLAIN)
     assert (found.requirements, found.python) == (("numpy>=2",), ">=3.11")
     assert describe(PLAIN).requirements == ()
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "{}\n# ///\n",
+        "{}\n# ///\n# ///\n",  # the last line that closes it
+        "# /// script\n# ///\n\n{}\n# ///\n",  # a block is not empty
+        "# /// other\n# x = 1\n# ///\n\n{}\n# ///\n# /// script\n# more",
+        "{}\n# ///",
+        "{}\n#///\n",
+        "{}\n\n# ///\n",
+        " {}\n# ///\n",
+        "{}\n# /// script\n# ///\n",
+    ],
+)
+def test_blocks_are_those_that_pep_723_s_expression_finds(around: str):
+    source = around.format("# /// script\n#\n# a = 1\n#  b") + "\nx = 1\n"
+    found = PEP_723.findall(source)
+    assert ["\n".join(block) + "\n" for block in _blocks(source)] == [content for content, *_ in found]
+
+
+def test_a_file_that_opens_blocks_and_closes_none_is_soon_read():
+    assert _blocks("# /// script\n" * 20_000) == []  # minutes by the expression
 
 
 @pytest.mark.parametrize(
