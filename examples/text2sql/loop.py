@@ -40,6 +40,7 @@ API_KEY = "tml-local"
 GROUPS, GROUP_SIZE = 16, 8
 RANK, LEARNING_RATE = 16, 1e-3
 EVALUATE_EVERY = 10
+MAX_EXCLUDED = 0.5  # of a step's rollouts; what is left would hardly be the task
 READY = 0.35  # below this share of right answers at temperature 1 there is little to select from
 
 
@@ -174,8 +175,11 @@ def train(
         rewards = rewards_of(groups, options.rewards == "shuffled", rng)
         sampler = learn(sdk, training, to_batch(sdk, groups, rewards))
         rollouts = [rollout for group in groups for rollout in group]
-        if not rollouts:
-            raise JudgeError(f"step {step}: the judge failed on every rollout")
+        excluded = GROUP_SIZE * len(asked) - len(rollouts)
+        if excluded > MAX_EXCLUDED * GROUP_SIZE * len(asked):
+            raise JudgeError(
+                f"step {step}: the judge failed on {excluded} rollouts, {len(rollouts)} are left"
+            )
         reward = sum(rollout.reward for rollout in rollouts) / len(rollouts)
         match = sum(rollout.reward == Verdict.RIGHT.value for rollout in rollouts) / len(rollouts)
         heldout = (
@@ -184,7 +188,7 @@ def train(
             else None
         )
         tokens = sum(len(rollout.completion) for rollout in rollouts)
-        show.step(record.step(reward, match, heldout, tokens, GROUP_SIZE * len(asked) - len(rollouts)))
+        show.step(record.step(reward, match, heldout, tokens, excluded))
         stack.measure()
     record.stop()
     return before, evaluate(sdk, sampler, tokenizer, judge, tasks)

@@ -59,7 +59,8 @@ class Request:
     def send(self, rewards: Rewards) -> None:
         script = dump(self._database)
         columns = {"ddl": script.ddl, "data": script.data}
-        self._future = rewards.score(GRADER, self._items, columns=columns)
+        # How many failures are too many is for a step to say, not for one of its requests.
+        self._future = rewards.score(GRADER, self._items, columns=columns, max_excluded=None)
 
     def score(self, place: int) -> float | None:
         assert self._future is not None, "it was sent"

@@ -16,7 +16,7 @@ Answer = tuple[Task, str]
 
 
 class JudgeError(RuntimeError):
-    """The judge failed on every answer that it was asked about."""
+    """The judge failed on too many of the answers that it was asked about."""
 
 
 class Scores(Protocol):
