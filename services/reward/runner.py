@@ -17,6 +17,8 @@ ATTEMPTS = 3
 """How often an error or timeout is tried in all."""
 BACKOFF = 0.2
 """Seconds before the second attempt, doubled before each one after it."""
+MOST = 1e300
+"""Below which rewards of others must be: weighted sums of many are finite still."""
 
 
 class Runner(Protocol):

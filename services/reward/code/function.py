@@ -17,14 +17,12 @@ from services.reward.code.place import Place
 from services.reward.code.trial import how
 from services.reward.functions import Code
 from services.reward.guests.function import CALL
-from services.reward.runner import Verdict, as_score, settle
+from services.reward.runner import MOST, Verdict, as_score, settle
 from services.reward.sandbox import Ended, Limits, SandboxError
 
 MEMORY_BYTES = 2**30
 OUTPUT_BYTES = 4 * 2**20
 THREADS = 8
-MOST = 1e300
-"""Below which rewards must be; sums of many are finite still."""
 NOT_APPLICABLE = Verdict("invalid", None, "does not apply")
 
 

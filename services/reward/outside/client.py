@@ -174,6 +174,6 @@ def _wait(status: int, headers: Mapping[str, str]) -> float | None:
     after = headers.get("retry-after", "").strip()
     if after.isascii() and after.isdigit():
         return float(after[:9])
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         return max(0.0, (parsedate_to_datetime(after) - datetime.now(UTC)).total_seconds())
     return BUSY_SECONDS if status == 429 else None

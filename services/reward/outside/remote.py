@@ -9,7 +9,6 @@ it answered before.
 import asyncio
 import hashlib
 import json
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +21,7 @@ from rekindle.types import rewards
 from rekindle.types.rewards import Score, ScoreItem
 from services.reward import versions
 from services.reward.outside.client import Client, Failed, Reply
-from services.reward.runner import ATTEMPTS, Verdict, as_score, pause
+from services.reward.runner import ATTEMPTS, MOST, Verdict, as_score, pause
 
 ID = "Idempotency-Key"
 REQUESTED = f"{catalog.PREFIX}reward.requested"
@@ -113,10 +112,6 @@ def _verdict(value: Any) -> Verdict:
         return Verdict("invalid", None, "does not apply")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return Verdict("error", None, f"a {type(value).__name__} is not a reward")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        return Verdict("error", None, "a reward that is not finite")
-    return Verdict("scored", number)
+    if not abs(value) < MOST:  # no NaN is, and any whole number can be asked
+        return Verdict("error", None, f"a reward that is not finite, or not below {MOST:g}")
+    return Verdict("scored", float(value))

@@ -79,6 +79,7 @@ async def test_no_proxy_of_the_environment_is_used(
         (answer(status=500), "HTTP 500", False),
         (answer(status=503), "HTTP 503", False),
         (answer(status=799), "HTTP 799", False),
+        (answer(status=503, retry_after=f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"), "HTTP 503", False),
         (answer(b"x" * 1001), "larger than 1000 bytes", False),
         (
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + b"fff\r\n" * 1,

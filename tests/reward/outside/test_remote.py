@@ -88,6 +88,7 @@ async def test_null_does_not_apply_and_what_is_no_number_is_asked_again_alone(
         (answer(b""), "not JSON"),
         (answer(b"[" * 100_000), "not JSON"),
         (answer({"rewards": [1e999, -1e999, 10**400]}), "not finite"),
+        (answer({"rewards": [1e308, -1e300, 10**308]}), "not below 1e+300"),  # a weight may be 1e6
         (answer({"rewards": [[1], {}, ""]}), "is not a reward"),
         (answer(status=500), "HTTP 500"),
     ],
