@@ -76,6 +76,8 @@ class WarmParent:
 
     async def _fork(self, child: Child, inherited: Inherited) -> Process:
         """Raises OSError."""
+        if self.child.state == "failed":
+            raise ConnectionRefusedError("the parent was given up")
         await self._warm.wait()
         if self._line is None:
             raise ConnectionResetError("the parent has died")
