@@ -38,5 +38,5 @@ notify.py      what a process tells its parent
 settings.py    what every service is told by its environment
 trace.py       which trace the work at hand belongs to
 logs.py        structured logging
-tasks.py       ending tasks for good
+tasks.py       several tasks as one, and ending them for good
 """

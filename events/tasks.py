@@ -1,7 +1,20 @@
-"""Ending tasks for good."""
+"""Tasks: several as one, and ending them for good."""
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def together(*work: Awaitable[T]) -> list[T]:
+    """What each comes to, in their order. The first error ends the others, and is raised as it is: in a group of
+    errors, nobody would know it for what it says."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await end(*tasks)
 
 
 async def end(*tasks: "asyncio.Future[Any]", patience: float = 1.0) -> None:

@@ -17,6 +17,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from events import tasks
 from rekindle.types import rewards
 from rekindle.types.rewards import Score, ScoreItem
 from services.reward.process import Process
@@ -67,9 +68,7 @@ class Pool:
             Shard(spec, items[start : start + ITEMS_AT_ONCE], columns)
             for start in range(0, len(items), ITEMS_AT_ONCE)
         ]
-        async with asyncio.TaskGroup() as group:
-            for shard in shards:
-                group.create_task(self._settle(shard))
+        await tasks.together(*map(self._settle, shards))
         return [score for shard in shards for score in shard.in_order()]
 
     async def _settle(self, shard: Shard) -> None:

@@ -4,7 +4,6 @@ A combination asks for each of its components. Items that are equal in all that 
 once, in one call and over a memory of recent ones; only opinions are remembered, never failures.
 """
 
-import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from cachetools import LRUCache
 from pydantic_core import to_json
 
+from events import tasks
 from rekindle.types import rewards
 from rekindle.types.rewards import Score, ScoreItem
 from services.reward import versions
@@ -42,11 +42,9 @@ class Scorer:
         if not isinstance(spec, rewards.Weighted):
             return await self._single(tenant, spec, items, shared)
         parts = spec.params.graders
-        async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(self._single(tenant, part.grader, items, shared)) for part in parts]
+        found = await tasks.together(*(self._single(tenant, part.grader, items, shared) for part in parts))
         version = versions.version(spec)
-        found = zip(*(one.result() for one in asked), strict=True)
-        return [combine(parts, of_item, version) for of_item in found]
+        return [combine(parts, of_item, version) for of_item in zip(*found, strict=True)]
 
     async def _single(
         self, tenant: str, spec: rewards.Single, items: Sequence[ScoreItem], columns: dict[str, Any]

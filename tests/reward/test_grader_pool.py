@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import psutil
 import pytest
@@ -172,7 +173,8 @@ async def test_a_call_that_is_cancelled_leaves_no_process_at_its_work():
         assert (await pool.score("t", QUICK, items("pass"), {}))[0].value == 1.0
         (pid,) = pids_of(pool)
         call = asyncio.create_task(pool.score("t", Broken(), items("hang"), {}))
-        await asyncio.sleep(0)
+        for _ in range(5):  # turns of the loop, within which it has taken the process
+            await asyncio.sleep(0)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
@@ -271,3 +273,16 @@ def _wait_until_gone(pid: int) -> bool:
 
 async def gone(pid: int) -> bool:
     return await asyncio.to_thread(_wait_until_gone, pid)
+
+
+async def test_a_process_that_cannot_be_started_is_an_error_of_the_call_and_leaves_room_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async with Pool(1, modules=MODULES) as pool:
+        await pool.score("t", QUICK, items("exit 3"), {})
+        with monkeypatch.context() as broken:
+            broken.setattr(pools.Process, "start", AsyncMock(side_effect=OSError("no processes left")))
+            with pytest.raises(OSError, match="no processes left"):
+                await pool.score("t", QUICK, items(*["pass 1"] * 20), {})
+        (found,) = await pool.score("t", QUICK, items("pass 1"), {})
+        assert found.value == 1.0

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from pydantic import TypeAdapter
 
+from events.failure import BusUnavailable
 from rekindle.types import rewards
 from rekindle.types.rewards import Score, ScoreItem
 from services.reward.runner import Verdict, as_score
@@ -90,3 +92,20 @@ async def test_the_components_of_a_combination_are_asked_at_once():
     async with asyncio.timeout(10):
         scores = await Scorer({"math": math, "exact_match": exact}).score("t", spec, items("a", "bb"))
     assert values(scores) == [11.0, 22.0]
+
+
+class Away:
+    """A runner that the bus keeps from its work."""
+
+    async def score(self, *_: object) -> list[Score]:
+        raise BusUnavailable("no answer")
+
+
+async def test_an_error_of_a_component_is_raised_as_it_is_and_ends_the_others():
+    endless = Recorder()
+    endless.meeting = asyncio.Barrier(2)
+    parts = [{"grader": MATH, "weight": 1.0}, {"grader": EXACT, "weight": 1.0}]
+    spec = grader({"type": "weighted", "params": {"graders": parts}})
+    with pytest.raises(BusUnavailable):  # by which a worker knows that it says nothing of the items
+        await Scorer({"math": endless, "exact_match": Away()}).score("t", spec, items("a"))
+    assert endless.meeting.n_waiting == 0

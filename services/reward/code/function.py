@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
+from events import tasks
 from events.failure import NotFound
 from rekindle.types import rewards
 from rekindle.types.rewards import Score, ScoreItem
@@ -61,12 +62,8 @@ class FunctionRunner:
             verdicts, seconds = await self._verdicts(code, spec, items, columns)
             if all(one.final for one in verdicts):
                 return [as_score(one, version, seconds, 1) for one in verdicts]
-        async with asyncio.TaskGroup() as group:
-            alone = [
-                group.create_task(settle(version, partial(self._alone, code, spec, item, columns)))
-                for item in items
-            ]
-        return [one.result() for one in alone]
+        alone = (settle(version, partial(self._alone, code, spec, item, columns)) for item in items)
+        return await tasks.together(*alone)
 
     async def _alone(
         self, code: Code, spec: rewards.Function, item: ScoreItem, columns: dict[str, Any]

@@ -40,9 +40,7 @@ class PythonRunner:
         """As `Runner.score`."""
         assert isinstance(spec, rewards.Python), f"{spec.type} is not of this runner"
         version = versions.version(spec)
-        async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(self._settle(version, spec, item, columns)) for item in items]
-        return [one.result() for one in asked]
+        return await tasks.together(*(self._settle(version, spec, item, columns) for item in items))
 
     async def _settle(
         self, version: str, spec: rewards.Python, item: ScoreItem, columns: dict[str, Any]

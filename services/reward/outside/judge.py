@@ -4,14 +4,13 @@ Each item is a question of its own, several open at once. Only the judge's answe
 completion. An answer that holds none is the judge's failure: asked again, and in the end an error.
 """
 
-import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic_core import to_json
 
-from events import envelope
+from events import envelope, tasks
 from rekindle.types import rewards
 from rekindle.types.rewards import Score, ScoreItem
 from services.reward import versions
@@ -34,11 +33,8 @@ class JudgeRunner:
     ) -> list[Score]:
         assert isinstance(spec, rewards.LlmJudge), f"{spec.type} is not asked of a language model"
         version = versions.version(spec)
-        async with asyncio.TaskGroup() as group:
-            asked = [
-                group.create_task(self._settle(version, tenant, spec.params, item, columns)) for item in items
-            ]
-        return [one.result() for one in asked]
+        asked = (self._settle(version, tenant, spec.params, item, columns) for item in items)
+        return await tasks.together(*asked)
 
     async def _settle(
         self,
