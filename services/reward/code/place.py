@@ -84,7 +84,7 @@ async def _open(stack: contextlib.AsyncExitStack, floor: str, tell: Tell) -> Pla
     sandbox = Sandbox(GUESTS, floor=Level[floor.upper()])
     try:
         await stack.enter_async_context(sandbox)
-    except SandboxError as error:
+    except (SandboxError, OSError) as error:
         log.error("sandbox.refused", floor=floor, reason=str(error))
         await tell(_found(sandbox.layers, floor, str(error)))
         return Nowhere(str(error))

@@ -22,13 +22,16 @@ def command(scratch: str, readable: Sequence[str]) -> list[str]:
     if program is None:
         return []
     wrapper = [program, *_namespaces(), *_mounts(scratch, readable), "--"]
-    trial = subprocess.run(
-        [*wrapper, sys.executable, "-S", "-c", "pass"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=TRY_SECONDS,
-        env={},
-    )
+    try:
+        trial = subprocess.run(
+            [*wrapper, sys.executable, "-S", "-c", "pass"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=TRY_SECONDS,
+            env={},
+        )
+    except (subprocess.TimeoutExpired, OSError):
+        return []
     return wrapper if trial.returncode == 0 else []
 
 

@@ -103,7 +103,10 @@ class Warm:
             process = _spawn([*wrapper, *program, str(theirs.fileno()), words], theirs, environment or {})
         warm = cls(process, ours)
         try:
-            news = await asyncio.wait_for(warm._warm, WARM_SECONDS)
+            try:
+                news = await asyncio.wait_for(warm._warm, WARM_SECONDS)
+            except TimeoutError:
+                raise SandboxError(f"the warm interpreter is not warm within {WARM_SECONDS:g} s") from None
             if news.what == "broken":
                 raise SandboxError(f"the warm interpreter cannot start:\n{news.detail}")
         except BaseException:
