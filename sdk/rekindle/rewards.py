@@ -159,7 +159,8 @@ class Rewards:
     ) -> ScoreResponse:
         found = await asyncio.gather(*(self._score_part(part, waiting) for part in parts))
         response = ScoreResponse.of(tuple(score for part in found for score in part.scores))
-        if max_excluded is not None and response.excluded > max_excluded * len(response.scores):
+        share = response.excluded / len(response.scores)  # 29 of 100 are 0.29, but 0.29 * 100 is less than 29
+        if max_excluded is not None and share > max_excluded:
             raise TooManyExcluded(response, max_excluded)
         return response
 

@@ -1,11 +1,14 @@
 """The messages of rewards: what is refused, with which field, and which outcomes may carry a number."""
 
+import re
+from unittest.mock import Mock
+
 import pytest
 from pydantic import ValidationError
 
 from rekindle.types import InvalidField
 from rekindle.types.fields import parse_json
-from rekindle.types.rewards import Score, ScoreItem, ScoreRequest, ScoreResponse
+from rekindle.types.rewards import CHECKED, Regex, Score, ScoreItem, ScoreRequest, ScoreResponse
 
 ITEM = '{"prompt": "p", "completion": "c", "columns": {"answer": "1"}}'
 
@@ -28,6 +31,16 @@ def request(grader: str = '{"type": "math"}', items: str = f"[{ITEM}]", rest: st
 def test_a_grader_comes_back_as_it_was_sent(grader: str):
     sent = request(grader)
     assert parse_json(ScoreRequest, sent.model_dump_json()) == sent
+
+
+def test_no_pattern_is_compiled_of_what_was_checked_before(monkeypatch: pytest.MonkeyPatch):
+    grader = '{"type": "regex", "params": {"pattern": "(%s)", "group": %d, "column": "answer"}}'
+    compile = Mock(wraps=re.compile)
+    monkeypatch.setattr(re, "compile", compile)
+    Regex.model_validate_json(grader % ("a", 1), context=CHECKED)
+    assert not compile.called
+    Regex.model_validate_json(grader % ("a", 1))
+    assert compile.called
 
 
 def test_null_is_a_value_of_its_own():

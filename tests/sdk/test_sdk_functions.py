@@ -119,7 +119,8 @@ def test_more_exclusions_than_one_bears_are_an_error_that_holds_the_scores(faked
 
 
 @pytest.mark.parametrize(
-    ("good", "late", "share"), [(3, 1, 0.25), (9, 1, 0.1), (0, 2, None), (0, 2, 1.0), (2, 0, 0.0)]
+    ("good", "late", "share"),
+    [(3, 1, 0.25), (9, 1, 0.1), (71, 29, 0.29), (0, 2, None), (0, 2, 1.0), (2, 0, 0.0)],
 )
 def test_up_to_the_share_that_one_bears_there_are_scores(
     faked: ServiceClient, good: int, late: int, share: float | None

@@ -49,8 +49,10 @@ def _test(value: Any, setup: str, place: str) -> Test:
 
 def same_output(wanted: str, printed: bytes) -> bool:
     """Whether they are equal, but for white space at the ends of lines and of the whole."""
-    return _lines(wanted) == _lines(printed.decode(errors="replace"))
+    ours, theirs = wanted.rstrip(), printed.decode(errors="replace").rstrip()
+    # A program may print nothing but ends of lines: no list of them is made unless so many are wanted.
+    return ours.count("\n") == theirs.count("\n") and _lines(ours) == _lines(theirs)
 
 
 def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().split("\n")]
+    return [line.rstrip() for line in text.split("\n")]

@@ -1,8 +1,11 @@
 """What programs earn on tests: honest ones, wrong ones, and rows that are wrong themselves."""
 
+import tracemalloc
+
 import pytest
 
 from services.reward.code.place import Nowhere
+from services.reward.code.rows import same_output
 from services.reward.sandbox import Sandbox
 from tests.reward.code.rooms import ADD, judged, scored
 
@@ -29,6 +32,16 @@ async def test_what_is_printed_is_compared_but_for_white_space_at_ends(
 ):
     score = await judged(sandbox, f"print({printed!r}, end='')", [PAIR])
     assert (score.outcome, score.value) == ("scored", value)
+
+
+async def test_what_is_printed_takes_little_more_memory_than_it_is_long():
+    printed = b"\n" * 2**20 + b"x"
+    tracemalloc.start()
+    try:
+        assert not same_output("5\n", printed)
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(printed)
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ What is checked here is what one message says. Whether a JSON schema is one is c
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AliasChoices, Field, JsonValue, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, JsonValue, ValidationInfo, model_validator
 from pydantic_core import to_json
 
 from rekindle.types.errors import InvalidField
-from rekindle.types.rewards.basics import ColumnName, Judging, Params, Pattern, Seconds
+from rekindle.types.rewards.basics import CHECKED, ColumnName, Judging, Params, Pattern, Seconds
 
 MAX_SCHEMA_BYTES = 32 * 1024
 """Of a JSON schema, as JSON."""
@@ -63,7 +63,9 @@ class RegexParams(Params):
         return sum(int(flag) for wanted, flag in chosen if wanted)
 
     @model_validator(mode="after")
-    def _group_is_there(self) -> "RegexParams":
+    def _group_is_there(self, info: ValidationInfo) -> "RegexParams":
+        if info.context is CHECKED:
+            return self
         pattern = re.compile(self.pattern)
         names = pattern.groupindex
         there = self.group in names if isinstance(self.group, str) else 0 <= self.group <= pattern.groups
