@@ -17,7 +17,7 @@ from services.reward.code.place import Place
 from services.reward.code.rows import Assertions, Pair, Test, same_output
 from services.reward.guests.program import SCRIPT, SERVE, SYNTAX
 from services.reward.guests.tester import TEST
-from services.reward.sandbox import Ended, Limits
+from services.reward.sandbox import Ended, Limits, SandboxError
 
 TESTER_GRACE = 0.5
 """Seconds that a test's guest has beyond the program's, so that a program that hangs is what ends first."""
@@ -65,7 +65,7 @@ def limits(params: PythonParams) -> Limits:
 
 async def _pair(sandbox: Place, source: bytes, test: Pair, params: PythonParams) -> Tried:
     ended = await sandbox.run(SCRIPT, source, limits=limits(params), stdin=test.stdin.encode())
-    if ended.how == "exit" and ended.code == 0:
+    if _is_clean(ended):
         passed = same_output(test.stdout, ended.stdout)
         return Tried(passed, True, "" if passed else f"printed {_shown(ended.stdout)}")
     if ended.report.startswith(SYNTAX):
@@ -87,6 +87,9 @@ async def _assertions(sandbox: Place, source: bytes, test: Assertions, params: P
                 socket.SHUT_RDWR
             )  # ours are copies: without this, neither would hear of the other's end
             ended = await tester
+            if _overran(ended) and not program.done() and _is_clean(await program):
+                # Who has less time is still there: its time began long after the other's.
+                raise SandboxError("the program began too long after its test")
             return _verdict(ended, program.result() if program.done() else None, params)
         finally:
             await tasks.end(program, tester)
@@ -94,7 +97,7 @@ async def _assertions(sandbox: Place, source: bytes, test: Assertions, params: P
 
 def _verdict(tester: Ended, program: Ended | None, params: PythonParams) -> Tried:
     """`program`: how it ended, if it did so before the test. Raises BrokenTest."""
-    clean = tester.how == "exit" and tester.code == 0 and tester.report
+    clean = _is_clean(tester) and tester.report
     word, reason = json.loads(tester.report) if clean else ("lost", "")
     if word == "passed":
         return Tried(True, True)
@@ -104,7 +107,7 @@ def _verdict(tester: Ended, program: Ended | None, params: PythonParams) -> Trie
         return Tried(False, True, reason)
     if word == "syntax":
         return Tried(False, False, reason, syntax=True)
-    if program is not None and (program.how, program.code) != ("exit", 0):
+    if program is not None and not _is_clean(program):
         return _died(program, params)
     if not clean:
         return _died(tester, params, who="the test")
@@ -112,8 +115,15 @@ def _verdict(tester: Ended, program: Ended | None, params: PythonParams) -> Trie
 
 
 def _died(ended: Ended, params: PythonParams, who: str = "the program") -> Tried:
-    overran = ended.how in ("time", "cpu")
-    return Tried(False, False, f"{who} {how(ended, limits(params))}", overran=overran)
+    return Tried(False, False, f"{who} {how(ended, limits(params))}", overran=_overran(ended))
+
+
+def _overran(ended: Ended) -> bool:
+    return ended.how in ("time", "cpu")
+
+
+def _is_clean(ended: Ended) -> bool:
+    return (ended.how, ended.code) == ("exit", 0)
 
 
 def how(ended: Ended, limits: Limits) -> str:

@@ -1,12 +1,18 @@
 """What programs earn on tests: honest ones, wrong ones, and rows that are wrong themselves."""
 
+import asyncio
+import os
+import socket
 import tracemalloc
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from services.reward.code.place import Nowhere
 from services.reward.code.rows import same_output
-from services.reward.sandbox import Sandbox
+from services.reward.guests.tester import TEST
+from services.reward.sandbox import Ended, Limits, Sandbox
 from tests.reward.code.rooms import ADD, judged, scored
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -115,6 +121,33 @@ async def test_after_two_tests_that_overran_the_others_count_as_not_passed(sandb
     score = await judged(sandbox, program, tests, seconds=0.3)
     assert (score.outcome, score.value) == ("scored", 2 / 6)
     assert score.reason == "test 2 of 6: the program took longer than 0.3 s"
+
+
+class Late:
+    """A place where tests end by the clock before their programs do."""
+
+    def __init__(self, end: Ended) -> None:
+        self.end = end
+
+    async def run(
+        self, entry: str, payload: bytes, *, limits: Limits, fds: Sequence[int] = (), **_: Any
+    ) -> Ended:
+        if entry == TEST:
+            return Ended("time", None, b"", b"", b"", 5.5)
+        with socket.socket(fileno=os.dup(fds[0])) as line:
+            assert await asyncio.to_thread(line.recv, 1) == b"", "its test has gone"
+        return self.end
+
+
+async def test_a_program_that_began_long_after_its_test_is_not_charged_with_the_time_before():
+    late = await judged(Late(Ended("exit", 0, b"", b"", b"", 5.0)), ADD, "assert add(1, 2) == 3")
+    assert (late.outcome, late.attempts, late.reason) == (
+        "error",
+        3,
+        "the program began too long after its test",
+    )
+    slow = await judged(Late(Ended("time", None, b"", b"", b"", 5.0)), ADD, "assert add(1, 2) == 3")
+    assert (slow.outcome, slow.value) == ("invalid", -1.0)
 
 
 async def test_items_have_their_own_processes_and_their_own_scores(sandbox: Sandbox):
