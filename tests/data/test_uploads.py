@@ -394,14 +394,14 @@ def killed(lab: Lab, name: str, moment: float | None) -> None:
     assert lab.rows(name, limit=10_000)[-1] == {"n": 49_999, "of": name}
 
 
-@pytest.mark.slow  # a message comes back after ten seconds of silence
+@pytest.mark.slow
 def test_a_service_that_dies_while_it_reads_leaves_one_version_and_nothing_else(lab: Lab, name: str) -> None:
     killed(lab, name, None)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("moment", [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0])
+@pytest.mark.parametrize("moment", [0.0, 0.15, 0.3, 0.45, 0.6, 0.9])
 def test_a_service_may_die_at_any_moment_of_completing(lab: Lab, name: str, moment: float) -> None:
     killed(lab, name, moment)
 
