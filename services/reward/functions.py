@@ -49,10 +49,10 @@ class Functions:
         raise NotFound(f"function {name!r} has no version {version!r}")
 
     async def code(self, tenant: str, name: str, version: str) -> Code:
-        """What a version says. Raises NotFound."""
+        """What a version says. Raises NotFound, also for one that is remembered here and gone."""
+        info = await self.version(tenant, name, version)
         key = (tenant, name, version)
         if key not in self._sources:
-            info = await self.version(tenant, name, version)
             stored = await self._records.get(FunctionSource, tenant, _key(name, version))
             self._sources[key] = Code(stored.source, info.function)
         return self._sources[key]

@@ -166,6 +166,23 @@ def test_a_function_that_is_unregistered_is_gone_and_another_tenant_s_never_was(
     assert answer.json()["detail"] == "grader.params.name: function 'gone' does not exist"
 
 
+def test_what_is_queued_for_a_function_that_is_unregistered_fails_wherever_its_source_is_remembered(rig: Rig):
+    version = register(rig, "fleeting", LENGTH).version
+
+    async def of_a_replica() -> None:
+        bus = await Bus.connect(rig.nats.url, name="test")
+        try:
+            functions = Functions(Records(bus))
+            assert (await functions.code("local", "fleeting", version)).source == LENGTH
+            assert rig.http.delete("/rewards/functions/fleeting").status_code == 200
+            with pytest.raises(NotFound):
+                await functions.code("local", "fleeting", version)
+        finally:
+            await bus.close()
+
+    asyncio.run(of_a_replica())
+
+
 def test_every_exclusion_is_a_fact_and_no_other_score_is(rig: Rig, key: str):
     register(rig, "fragile", FRAGILE, item("1"))
     items = [item("2" if number % 10 else "none", sequence=f"s:{number}") for number in range(40)]
