@@ -404,7 +404,7 @@ DISK = [
     Attack(
         name="many files",
         tries="writes forty megabytes in ten files, and goes on",
-        program="import time\nfor n in range(10): open(str(n), 'wb').write(bytes(4 * 2**20))\ntime.sleep(0.6)",
+        program="import time\nfor n in range(10): open(str(n), 'wb').write(bytes(4 * 2**20))\ntime.sleep(2)",
         by="file size limit",
         says="too many files",
         gain=finished,
