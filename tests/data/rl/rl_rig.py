@@ -15,7 +15,7 @@ from typing import Any
 
 from events import names
 from events.bus import Bus
-from events.streams import RESULTS
+from events.streams import RESULTS, REWARD, SAMPLE
 from tests.data.lab import ROOT, Lab, Service
 from tests.events.nats_process import NatsProcess
 
@@ -94,12 +94,15 @@ class Rig(Lab):
         return [one for one in self.left()[1] if one.startswith("record.sampler.")]
 
     def expire_results(self) -> None:
-        """As if they had been kept for their time."""
+        """As if they had been kept for their time, which is a day: by then all that was queued is done."""
         asyncio.run(self._expire_results())
 
     async def _expire_results(self) -> None:
         bus = await Bus.connect(self.nats_url, name="expiry")
         try:
+            for queue in (SAMPLE, REWARD):
+                while await bus.subjects(queue, ">"):
+                    await asyncio.sleep(0.02)
             await bus.purge(RESULTS, "result.>")
         finally:
             await bus.close()
