@@ -101,7 +101,7 @@ class Rig(Lab):
         bus = await Bus.connect(self.nats_url, name="expiry")
         try:
             for queue in (SAMPLE, REWARD):
-                while await bus.subjects(queue, ">"):
+                while await bus.subjects(queue, ">"):  # noqa: ASYNC110 - nothing tells
                     await asyncio.sleep(0.02)
             await bus.purge(RESULTS, "result.>")
         finally:
