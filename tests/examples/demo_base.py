@@ -1,5 +1,6 @@
 """The base model that slow tests of the demo share: one for all of them, since it takes longer than any of them."""
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ SEED = 5
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A base model that knows enough to begin with, and the cache with its databases."""
-    cache = tmp_path_factory.mktemp("cache")
-    databases = make_databases(cache / f"databases-{SEED}", SEED)
-    return make_base_model(Recipe(SEED, corpus_size=20_000, steps=250), databases, cache).folder, cache
+    cache = tmp_path_factory.getbasetemp().parent / "demo"  # of all processes of a parallel run
+    cache.mkdir(exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        databases = make_databases(cache / f"databases-{SEED}", SEED)
+        return make_base_model(Recipe(SEED, corpus_size=20_000, steps=250), databases, cache).folder, cache

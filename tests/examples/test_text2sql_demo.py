@@ -67,7 +67,6 @@ def test_the_loop_takes_own_questions_and_any_model_on_a_running_server(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("demo")
 @pytest.mark.timeout(900)
 def test_the_saved_adapter_reproduces_the_final_match_with_plain_transformers_and_peft(
     base: tuple[Path, Path], tmp_path: Path
@@ -85,7 +84,6 @@ def test_the_saved_adapter_reproduces_the_final_match_with_plain_transformers_an
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("demo")
 @pytest.mark.timeout(900)
 def test_both_clients_and_both_judges_give_the_same_curve_with_the_same_seed(
     base: tuple[Path, Path], tmp_path: Path
@@ -101,7 +99,6 @@ def test_both_clients_and_both_judges_give_the_same_curve_with_the_same_seed(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("demo")
 @pytest.mark.timeout(900)
 def test_a_reward_worker_that_is_killed_in_mid_batch_changes_nothing_in_the_curve(
     base: tuple[Path, Path], tmp_path: Path

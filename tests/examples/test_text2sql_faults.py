@@ -50,7 +50,11 @@ class Witness:
         self.requests: list[tuple[list[str], Future[ScoreResponse]]] = []
 
     def score(
-        self, grader: GraderSpec, items: list[dict[str, Any]], columns: Mapping[str, Any]
+        self,
+        grader: GraderSpec,
+        items: list[dict[str, Any]],
+        columns: Mapping[str, Any],
+        max_excluded: float | None,
     ) -> Future[ScoreResponse]:
         for item in items:
             item["columns"]["rollout"] = next(self._numbers)
@@ -59,7 +63,8 @@ class Witness:
             for item in items
         ]
         # The share of one small request says little.
-        self.requests.append((names, self._rewards.score(grader, items, columns=columns, max_excluded=None)))
+        future = self._rewards.score(grader, items, columns=columns, max_excluded=max_excluded)
+        self.requests.append((names, future))
         return self.requests[-1][1]
 
     def scores(self) -> list[tuple[str, Score]]:
@@ -72,7 +77,6 @@ class Witness:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("demo")
 @pytest.mark.timeout(600)
 def test_the_loop_learns_while_graders_crash_hang_and_die_and_no_failed_score_enters_a_batch(
     base: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

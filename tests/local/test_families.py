@@ -16,7 +16,7 @@ from tests.e2e.loops import WAIT, client, tokens, train
 from tests.model.random_models import plain_logprobs, save_random_model
 from tests.stack import Stack, running_stack, sdk_client
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("families")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 FAMILIES = {"qwen": "tied", "lab/llama:3": "llama3", "gemma": "gemma3_with_images"}
 """Architecture of each base model by its name."""

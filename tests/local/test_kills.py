@@ -17,7 +17,7 @@ from tests.e2e.loops import WAIT, client, loss, tokens, train
 from tests.gateway.wire import PROTOBUF, connect, datum
 from tests.stack import Stack, running_stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.xdist_group("kills")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 STEPS = 40
 KILLS = 3
 ADAM = types.AdamParams(learning_rate=1e-3, eps=1e-8)

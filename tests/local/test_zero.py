@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import psutil
 import pytest
 
 from services.local import nats_server
+from tests.data.lab import wait_until
 from tests.gateway.wire import PROTOBUF, Wire, connect, datum
 from tests.stack import ROOT, Stack, running_stack
 
@@ -209,6 +211,12 @@ def test_a_service_that_is_told_to_end_rests_at_zero_if_nobody_needs_it(sleepy: 
     assert {row["pid"] for row in seen} <= {pid, None}
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(re.findall(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)[0], 16) >> (number - 1) & 1)
+
+
 def test_two_dispatchers_change_nothing(sleepy: Stack, wire: Wire) -> None:
     environment = psutil.Process(sleepy.until("dispatcher", "ready")).environ()
     environment.pop("REKINDLE_NOTIFY_FD")
@@ -216,6 +224,7 @@ def test_two_dispatchers_change_nothing(sleepy: Stack, wire: Wire) -> None:
         [sys.executable, "-m", "events.dispatcher"], env=environment, stderr=subprocess.PIPE
     )
     try:
+        wait_until(lambda: catches(other.pid, signal.SIGTERM), "the other has not started")
         run, sampler = wire.run(), wire.sampler()
         seen = 0
         for number in range(40):

@@ -73,12 +73,12 @@ class Soak:
     warm: Figures
     end: Figures
 
-    def findings(self) -> Iterator[str]:
-        """What grew; nothing when all is well."""
+    def findings(self, share: float = MEMORY_SHARE) -> Iterator[str]:
+        """What grew, memory by more than `share`; nothing when all is well."""
         if self.warm.pids != self.end.pids:
             yield f"processes have ended: {self.warm.pids} became {self.end.pids}"
         for process, before in self.warm.memory.items():
-            if self.end.memory[process] > before * (1 + MEMORY_SHARE):
+            if self.end.memory[process] > before * (1 + share):
                 yield f"{process} grew from {_mb(before)} to {_mb(self.end.memory[process])} MB"
         if self.end.disk > self.warm.disk + DISK_BYTES:
             yield f"the data folder grew from {_mb(self.warm.disk)} to {_mb(self.end.disk)} MB"
