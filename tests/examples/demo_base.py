@@ -1,6 +1,7 @@
 """The base model that slow tests of the demo share: one for all of them, since it takes longer than any of them."""
 
 import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ SEED = 5
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A base model that knows enough to begin with, and the cache with its databases."""
-    cache = tmp_path_factory.getbasetemp().parent / "demo"  # of all processes of a parallel run
+    own = tmp_path_factory.getbasetemp()
+    parallel = "PYTEST_XDIST_WORKER" in os.environ  # then the folder above is that of all processes
+    cache = (own.parent if parallel else own) / "demo"
     cache.mkdir(exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -9,7 +9,7 @@ import pytest
 from tests.data.lab import wait_until
 from tests.data.rl.rl_rig import Rig, opened, spec
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("rl_runs")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

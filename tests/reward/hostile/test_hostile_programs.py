@@ -23,7 +23,7 @@ from tests.reward.hostile.attack import Attack
 from tests.reward.hostile.attacks import ATTACKS
 from tests.reward.hostile.observer import lives, parent
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("hostile")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ROOT = Path(__file__).resolve().parents[3]
 HONEST = 24

@@ -16,7 +16,6 @@ from tests.reward.hostile.attack import Attack
 from tests.reward.hostile.attacks import ATTACKS
 
 pytestmark = [
-    pytest.mark.xdist_group("hostile-unprivileged"),
     pytest.mark.skipif(os.geteuid() != 0, reason="the attacks have run as a user without privileges already"),
     pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (Debian: util-linux)"),
 ]
