@@ -116,7 +116,7 @@ def test_what_a_plugin_raises_is_a_bug_and_keeps_its_traceback(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ("rekindle ", {"datasets", "rewards", "runs", "checkpoints", "up", "ps", "events"}),
+        ("rekindle ", {*GROUPS, "up", "ps", "events"}),
         ("rekindle data", {"datasets"}),
         ("rekindle datasets d", {"dedupe", "download", "delete"}),
         ("rekindle datasets upload --f", {"--format"}),
