@@ -1,35 +1,21 @@
 """The walk through the SDK in `docs/sdk.md` runs as it stands, but for the model's name."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+from tests.sdk.guide import run_guide
 from tests.stack import Stack
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "sdk.md"
-MODEL = "Qwen/Qwen3-0.6B"
 
 
 def test_the_guide_runs_from_top_to_bottom(stack: Stack, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     code = "\n".join(blocks)
     assert len(blocks) == len(re.findall(r"^## ", GUIDE.read_text(), re.MULTILINE)), "a block a section"
-    assert code.count(MODEL) == 1
-    script = tmp_path / "guide.py"
-    script.write_text(code.replace(MODEL, stack.base_model))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", script],
-        cwd=tmp_path,
-        env={**os.environ, "REKINDLE_BASE_URL": stack.url, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
-    assert done.returncode == 0, done.stderr
+    printed = run_guide(code, stack, tmp_path)
     for said in ("0 + 1? scored 1.0", "user base_model: 'no/such-model' is not served", "404", "guide-1 →"):
-        assert said in done.stdout, done.stdout
+        assert said in printed, printed
     assert (tmp_path / "guide-adapter" / "adapter_config.json").exists()
 
 
