@@ -26,6 +26,7 @@ from tests.chaos import mortal, remains
 from tests.chaos.hands import OpenRequests
 from tests.chaos.killer import SHARES, Kill, Killer
 from tests.chaos.rl_loop import Trace, run_loop
+from tests.ending import leave
 from tests.stack import Stack, running_stack
 from tests.tiny_model import make_tiny_model
 
@@ -191,7 +192,7 @@ def main() -> None:
     if options.kills >= LEAST_KILLS:
         trial.findings += too_little(trial.kills)
     report(trial, time.monotonic() - begun)
-    sys.exit(1 if trial.findings else 0)
+    leave(1 if trial.findings else 0)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tinker
 
+from tests import ending
 from tests.conftest import require
 from tests.stack import Stack, sdk_client
 
@@ -63,7 +64,7 @@ def run_recipe(stack: Stack, recipe: str, log_path: Path, **options: object) -> 
     """Run `tinker_cookbook.recipes.RECIPE.train` to its end."""
     options |= {"model_name": stack.base_model, "renderer_name": "role_colon", "learning_rate": 1e-4}
     options |= {"log_path": log_path, "behavior_if_log_dir_exists": "delete"}
-    command = [str(PYTHON), "-m", f"tinker_cookbook.recipes.{recipe}.train"]
+    command = [str(PYTHON), "-P", ending.__file__, f"tinker_cookbook.recipes.{recipe}.train"]
     environment = os.environ | {
         "TINKER_BASE_URL": stack.url,
         "TINKER_API_KEY": API_KEY,

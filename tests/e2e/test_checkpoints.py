@@ -14,6 +14,7 @@ from peft import PeftModel
 from tinker import types
 from transformers import AutoModelForCausalLM
 
+from tests import ending
 from tests.e2e.conftest import KEY, connected
 from tests.e2e.loops import WAIT, client, loss, tokens, train
 from tests.stack import Stack
@@ -202,7 +203,7 @@ class Cli:
         }
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [str(Path(sys.executable).parent / "tinker"), *arguments]
+        command = [sys.executable, "-P", ending.__file__, "tinker.cli", *arguments]
         return subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=100)
 
     def __call__(self, *arguments: str) -> str:
