@@ -97,6 +97,11 @@ def data_subject(tenant: str, owner: str, seq: int) -> str:
     return f"data.{token(tenant)}.{id_token(owner)}.{seq}"
 
 
+def drives_rl_run(subject: str) -> bool:
+    """Whether the command of the data service on a subject, announced or not, is about an RL run."""
+    return subject.rpartition(".")[0].rpartition(".")[2].startswith("rl-")
+
+
 def rl_subject(tenant: str, rl_run: str, *parts: str | int) -> str:
     """`rl.<tenant>.<run>.<parts>`; parts: `state` | `control` | `metric`, n | `*`, `>`."""
     return ".".join([f"rl.{token(tenant)}.{id_token(rl_run)}", *map(str, parts)])

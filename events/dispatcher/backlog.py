@@ -1,9 +1,10 @@
 """How much work waits for a service, read from the streams; nothing is remembered but what cannot change.
 
 A work queue's backlog is what lies in it, since what is acknowledged leaves it; in tokens where commands say how many
-they may take. Facts that triggers have not seen count for the data service, which looks at them. A trainer's is its
-runs that have a command which can run and has no result; a run whose next command waits for a missing number counts
-from the time at which that number is given up.
+they may take. Facts that triggers have not seen count for the data service, which looks at them; an RL run that it
+drives counts for next to nothing, since driving is waiting. A trainer's is its runs that have a command which can run
+and has no result; a run whose next command waits for a missing number counts from the time at which that number is
+given up.
 """
 
 from collections import defaultdict
@@ -21,6 +22,8 @@ TOKENS = "ce-tokens"
 """Header of a command: tokens that it may take."""
 FIRST_WANTED = 8
 """Commands that a replica is thought to take at once before their cost is known."""
+DRIVEN_RUNS = 256
+"""RL runs that one replica drives at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class QueueBacklog:
     def __init__(self, bus: Bus, place: QueuePlace, capacity: float) -> None:
         self._bus = bus
         self._place = place
+        self._capacity = capacity
         self._mean_cost = max(1.0, capacity / FIRST_WANTED)
 
     @property
@@ -99,10 +103,17 @@ class QueueBacklog:
 
 
 class DataBacklog(QueueBacklog):
-    """A queue beside which facts wait to be looked at for triggers."""
+    """A queue with commands that last for as long as an RL run does, and facts that triggers have not seen."""
+
+    def hear(self, subject: str, headers: Mapping[str, str]) -> float:
+        return self._cost_of(subject)
 
     async def read(self) -> float:
-        return await super().read() + await triggers.unseen(self._bus)
+        queued = await self._bus.subjects(self._place.stream, self._place.filter)
+        return sum(map(self._cost_of, queued)) + await triggers.unseen(self._bus)
+
+    def _cost_of(self, subject: str) -> float:
+        return self._capacity / DRIVEN_RUNS if names.drives_rl_run(subject) else self._mean_cost
 
 
 class RunBacklog:

@@ -14,7 +14,7 @@ from events.blobs import FolderBlobs
 from events.bus import Bus, Stored
 from events.dispatcher import plan
 from events.dispatcher import service as service_module
-from events.dispatcher.backlog import QueueBacklog, RunBacklog, queue_of
+from events.dispatcher.backlog import DRIVEN_RUNS, DataBacklog, QueueBacklog, RunBacklog, queue_of
 from events.dispatcher.dispatcher import Dispatcher
 from events.dispatcher.post import make_client
 from events.dispatcher.service import ActivatedService
@@ -24,7 +24,7 @@ from events.lease import RunHolder
 from events.platform import ServiceSpec, ServiceStatus, Verdict
 from events.records import LoraShape, Records, RunRecord, SamplerRecord
 from events.runlog import RunLog
-from events.streams import CHECKPOINT, SAMPLE
+from events.streams import CHECKPOINT, DATA, SAMPLE
 from events.tasks import end
 
 TENANT = "local"
@@ -200,6 +200,28 @@ async def test_a_queue_s_backlog_is_reckoned_in_tokens_as_far_as_they_are_known(
     for _ in range(200):
         backlog.hear("sample.x", {"ce-tokens": "5000"})
     assert await backlog.read() == pytest.approx(5000, rel=1e-3)
+
+
+async def test_hundreds_of_driven_runs_ask_for_one_replica(lab: Lab) -> None:
+    backlog, scale = DataBacklog(lab.bus, queue_of("data", None), capacity=8.0), plan.Scale(9, 8.0)
+    others = await backlog.read()
+
+    async def queue(owner: str, type_: str) -> str:
+        subject = names.data_subject(lab.base, owner, 1)
+        command = envelope.make_event(
+            type_, id=owner, tenant=lab.base, service="data", subject="x", data=b"{}"
+        )
+        await lab.bus.append(subject, command)
+        return subject
+
+    runs = [names.rl_id(f"{lab.base}{number}") for number in range(DRIVEN_RUNS)]
+    subjects = await asyncio.gather(*(queue(run, catalog.DRIVE) for run in runs))
+    driven = await backlog.read() - others
+    assert (driven, plan.wanted(scale, driven)) == (pytest.approx(8.0), 1)
+    assert 0 < backlog.hear(names.queued(subjects[0]), {}) == pytest.approx(driven / DRIVEN_RUNS)
+    await queue(names.data_id("ab"), catalog.DERIVE)
+    assert await backlog.read() - others - driven == pytest.approx(1.0), "it works, and does not wait"
+    await lab.bus.purge(DATA, f"data.{names.token(lab.base)}.>")
 
 
 async def test_runs_count_that_have_a_command_without_a_result(lab: Lab) -> None:
