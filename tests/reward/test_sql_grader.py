@@ -60,6 +60,11 @@ def test_where_order_was_asked_for_it_counts():
         grade(up, by_row, ordered=1)
 
 
+def test_the_right_rows_may_be_json_text():
+    sql = "SELECT name, rank FROM people WHERE rank > 1"
+    assert [grade(sql, rows=rows).value for rows in ('[["Cyd", 2], ["Ann", 3]]', "[]")] == [1.0, 0.1]
+
+
 def test_numbers_compare_by_value_and_text_is_not_a_number():
     answers = ("SELECT AVG(rank) FROM people", "SELECT 2", "SELECT '2'", "SELECT NULL", "SELECT 2.0000000001")
     assert [grade(sql, rows=[[2.0]]).value for sql in answers] == [1.0, 1.0, 0.1, 0.1, 1.0]
@@ -95,7 +100,8 @@ def test_a_reference_query_that_fails_is_the_graders_error(gold: str):
         ({"schema": 3}, TypeError, "expected a text"),
         ({"data": 3}, TypeError, "expected a script or rows by table"),
         ({"data": {"people": [[1]]}}, sqlite3.Error, "3 columns but 1 values"),
-        ({"rows": "Ann"}, TypeError, "expected a list of rows"),
+        ({"rows": "Ann"}, TypeError, "a text that is no JSON"),
+        ({"rows": '"Ann"'}, TypeError, "expected a list of rows"),
         ({"rows": [[["Ann"]]]}, TypeError, "neither text nor number"),
     ],
 )

@@ -5,6 +5,7 @@ number. Without an order asked for, rows are a multiset. The reference is truste
 its failure is the grader's.
 """
 
+import json
 import re
 import sqlite3
 from typing import Any
@@ -87,8 +88,17 @@ def _comparable(row: Row) -> tuple[tuple[str, str], ...]:
 
 
 def _rows(value: Any, column: str) -> tuple[Row, ...]:
+    if isinstance(value, str):
+        value = _from_json(value, column)
     if not isinstance(value, list) or not all(isinstance(row, list) for row in value):
         raise TypeError(f"column {column!r}: expected a list of rows, each a list of cells")
     if not all(cell is None or isinstance(cell, str | int | float) for row in value for cell in row):
         raise TypeError(f"column {column!r}: a cell is neither text nor number nor null")
     return tuple(tuple(row) for row in value)
+
+
+def _from_json(text: str, column: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise TypeError(f"column {column!r}: a text that is no JSON") from error

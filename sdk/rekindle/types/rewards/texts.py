@@ -146,7 +146,7 @@ class SqlParams(Params):
     data_column: ColumnName | None = None
     """A script of inserts, or rows by table: `{"people": [["Ann", 3]]}`; None: the schema holds the rows."""
     rows_column: ColumnName | None = None
-    """The right rows, a list of lists."""
+    """The right rows, a list of lists, or JSON text of one: a dataset's column has one type, cells may have several."""
     query_column: ColumnName | None = None
     """SQL that gives the right rows, run within the same limits."""
     ordered: bool = False
