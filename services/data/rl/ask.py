@@ -23,7 +23,7 @@ from rekindle.types import (
     check_sample,
     first_mistake,
 )
-from rekindle.types.rewards import ScoreItem, ScoreRequest
+from rekindle.types.rewards import Grader, ScoreItem, ScoreRequest
 from services.data.rl import ids
 from services.data.rl.messages import Evaluate, Sample, Score
 from services.data.rl.prompts import Prompts
@@ -165,13 +165,19 @@ class Asking:
             prompt=prompt.text, completion=completion, columns=prompt.row, sequence_id=sequence_id
         )
 
+    def _grader(self, command: Score | Evaluate) -> Grader:
+        spec = self._run.spec
+        if isinstance(command, Score) or spec.evaluation is None:
+            return spec.grader
+        return spec.evaluation.grader or spec.grader
+
     async def _grade(self, command: Score | Evaluate, items: Sequence[ScoreItem]) -> None:
         """Raises InvalidField for a row that lacks what the grader needs."""
         key = ids.score_key(self._run.run_id, command)
 
         def prepared() -> tuple[list[bytes], str]:
             try:
-                request = ScoreRequest(grader=self._run.spec.grader, items=tuple(items), idempotency_key=key)
+                request = ScoreRequest(grader=self._grader(command), items=tuple(items), idempotency_key=key)
             except ValidationError as error:
                 raise first_mistake(error) from error
             return scoring.commands_of(request)

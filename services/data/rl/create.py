@@ -13,7 +13,8 @@ from events.edge import Edge
 from events.failure import NotFound
 from events.records import LoraShape, ModelRecord, RlRunRecord, RowsRef, StoredVersion
 from rekindle.types import InvalidField, TinkerPath
-from rekindle.types.rl import DatasetRef, RlRunSpec, template_columns
+from rekindle.types.rewards import Grader
+from rekindle.types.rl import DatasetRef, Evaluation, RlRunSpec, template_columns
 from services.data.datasets import LATEST, Datasets
 from services.data.rl import machine
 from services.data.rl.functions import pinned
@@ -78,7 +79,7 @@ async def fix(edge: Edge, tenant: str, spec: RlRunSpec) -> Fixed:
     version = await _version(edge, tenant, spec.dataset, "dataset")
     _check_rows(version, "dataset")
     grader, columns = await pinned(edge.records, tenant, spec.grader)
-    _check_columns(spec, columns, version)
+    _check_columns(spec, grader, columns, version)
     changes: dict[str, object] = {
         "dataset": spec.dataset.model_copy(update={"version": version.about.version}),
         "grader": grader,
@@ -87,11 +88,23 @@ async def fix(edge: Edge, tenant: str, spec: RlRunSpec) -> Fixed:
     }
     held_out = None
     if spec.evaluation is not None:
-        ref, found = await _held_out(edge, tenant, spec)
-        _check_columns(spec, columns, found)
-        changes["evaluation"] = spec.evaluation.model_copy(update={"split": None, "dataset": ref})
-        held_out = _rows(found, spec.evaluation.rows)
+        changes["evaluation"], held_out = await _measured(edge, tenant, spec, grader, columns)
     return Fixed(spec.model_copy(update=changes), model, lora, _rows(version), held_out)
+
+
+async def _measured(
+    edge: Edge, tenant: str, spec: RlRunSpec, grader: Grader, columns: tuple[str, ...]
+) -> tuple[Evaluation, RowsRef]:
+    """The evaluation with all that was open in it fixed, and its rows; the run's own grader unless it has one."""
+    assert spec.evaluation is not None, "it is evaluated"
+    place, own = "grader", spec.evaluation.grader
+    if own is not None:
+        place = "evaluation.grader"
+        own, columns = await pinned(edge.records, tenant, own, place)
+    ref, found = await _held_out(edge, tenant, spec)
+    _check_columns(spec, own or grader, columns, found, place)
+    fixed = {"split": None, "dataset": ref, "grader": own}
+    return spec.evaluation.model_copy(update=fixed), _rows(found, spec.evaluation.rows)
 
 
 def _or(value: int | None, default: int) -> int:
@@ -172,16 +185,22 @@ def _rows(version: StoredVersion, most: int | None = None) -> RowsRef:
     return RowsRef(name=about.name, version=about.version, sha256=about.sha256, blob=version.blob, rows=rows)
 
 
-def _check_columns(spec: RlRunSpec, function_columns: tuple[str, ...], version: StoredVersion) -> None:
+def _check_columns(
+    spec: RlRunSpec,
+    grader: Grader,
+    function_columns: tuple[str, ...],
+    version: StoredVersion,
+    place: str = "grader",
+) -> None:
     """Raises InvalidField for a column that a row lacks, or that is null where a prompt needs it."""
     known = {column.name: column for column in version.about.columns}
     rows = f"version {version.about.version} of dataset {version.about.name!r}"
     wanted = [(field, name) for field, text in _templates(spec) for name in template_columns(text)]
-    wanted += [("grader", name) for name in (*spec.grader.params.needs(), *function_columns)]
+    wanted += [(place, name) for name in (*grader.params.needs(), *function_columns)]
     for field, name in wanted:
         if name not in known:
             raise InvalidField(field, f"{rows} has no column {name!r}; it has {', '.join(known)}")
-        if field != "grader" and known[name].nulls:
+        if field != place and known[name].nulls:
             raise InvalidField(field, f"column {name!r} of {rows} is null in {known[name].nulls} rows")
 
 

@@ -8,17 +8,22 @@ from rekindle.types.rewards import Component, Function, FunctionInfo, Grader, We
 Columns = tuple[str, ...]
 
 
-async def pinned(records: Records, tenant: str, grader: Grader) -> tuple[Grader, Columns]:
-    """(the grader with the version of each function in it, columns that these take). Raises InvalidField."""
+async def pinned(
+    records: Records, tenant: str, grader: Grader, place: str = "grader"
+) -> tuple[Grader, Columns]:
+    """(the grader with the version of each function in it, columns that these take).
+
+    Raises InvalidField that names a field under `place`.
+    """
     if isinstance(grader, Function):
-        return await _pinned(records, tenant, grader, "grader.params")
+        return await _pinned(records, tenant, grader, f"{place}.params")
     if not isinstance(grader, Weighted):
         return grader, ()
     parts: list[Component] = []
     columns: list[str] = []
     for index, part in enumerate(grader.params.graders):
         if isinstance(part.grader, Function):
-            field = f"grader.params.graders[{index}].grader.params"
+            field = f"{place}.params.graders[{index}].grader.params"
             found, taken = await _pinned(records, tenant, part.grader, field)
             part = part.model_copy(update={"grader": found})
             columns += taken

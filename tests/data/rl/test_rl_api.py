@@ -56,6 +56,7 @@ def messages(content: str) -> Json:
     return {"prompt": None, "messages": [{"role": "user", "content": content}]}
 
 
+UNKNOWN = {"type": "function", "params": {"name": "nobodys"}}
 MISTAKES: list[tuple[Json, str]] = [
     ({"steps": None}, "steps: expected steps, epochs or both"),
     ({"step": 3}, "step"),
@@ -69,11 +70,12 @@ MISTAKES: list[tuple[Json, str]] = [
     (messages("{quest}"), "messages[0].content: version 1 of dataset"),
     ({"prompt": "{"}, "prompt: "),
     ({"grader": {"type": "numeric", "params": {"column": "result"}}}, "grader: version 1 of dataset"),
-    ({"grader": {"type": "function", "params": {"name": "nobodys"}}}, "grader.params.name: "),
+    ({"grader": UNKNOWN}, "grader.params.name: "),
     ({"sampling": {"max_tokens": 512}}, "sampling.max_tokens: 512, but the context"),
     ({"sampling": {"temperature": 0}}, "sampling.temperature: "),
     ({"evaluation": {"split": "test"}}, "evaluation.split: no version of"),
     ({"evaluation": {"dataset": {"name": "nowhere"}}}, "evaluation.dataset.name: dataset 'nowhere'"),
+    ({"evaluation": {"split": "test", "grader": UNKNOWN}}, "evaluation.grader.params.name: "),
 ]
 
 

@@ -142,6 +142,8 @@ class Evaluation(Exact):
     """The first so many rows."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """0: the likeliest token."""
+    grader: Grader | None = None
+    """Of the answers to them; None: the run's own."""
 
     @model_validator(mode="after")
     def _has_rows(self) -> "Evaluation":
