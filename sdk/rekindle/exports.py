@@ -29,10 +29,11 @@ def to_wandb(run: RlRunInfo, rows: Sequence[MetricsRow], *, project: str, **opti
     """Log a run to Weights & Biases; its address, empty where it has none. `options` are those of `wandb.init`."""
     wandb = package("wandb", "wandb")
     config = run.spec.model_dump(mode="json") | {"rl_run": run.id}
-    logged = wandb.init(project=project, name=run.name, config=config, tags=list(run.spec.tags), **options)
-    for row in rows:
-        logged.log(numbers(row), step=row.row)
-    logged.finish()
+    tags = list(run.spec.tags)
+    with wandb.init(project=project, name=run.name, config=config, tags=tags, **options) as logged:
+        for row in rows:
+            at = {} if row.time is None else {"_timestamp": row.time.timestamp()}
+            logged.log(numbers(row) | at, step=row.row)
     return str(logged.url or "")
 
 
@@ -44,7 +45,8 @@ def to_mlflow(run: RlRunInfo, rows: Sequence[MetricsRow], *, experiment: str) ->
     with mlflow.start_run(run_name=run.name, tags=tags) as logged:
         mlflow.log_params(dict(_flat(run.spec.model_dump(mode="json"))))
         for row in rows:
-            mlflow.log_metrics(numbers(row), step=row.row)
+            at = None if row.time is None else round(1000 * row.time.timestamp())
+            mlflow.log_metrics(numbers(row), step=row.row, timestamp=at)
     return str(logged.info.run_id)
 
 

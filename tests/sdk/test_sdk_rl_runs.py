@@ -172,15 +172,22 @@ def test_a_run_goes_to_weights_and_biases_by_its_package(
 ) -> None:
     logged: list[Any] = []
 
-    def init(**options: Any) -> Any:
-        logged.append(options)
-        return SimpleNamespace(
-            log=lambda values, step: logged.append((step, values)),
-            finish=lambda: logged.append("finished"),
-            url="https://wandb.test/run",
-        )
+    class Logged:
+        url = "https://wandb.test/run"
 
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+        def __init__(self, **options: Any) -> None:
+            logged.append(options)
+
+        def __enter__(self) -> "Logged":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            logged.append("finished")
+
+        def log(self, values: dict[str, float], step: int) -> None:
+            logged.append((step, values))
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=Logged))
     id = server.begin()
     list(service.rl_runs.watch(id, seconds=0))
     address = service.rl_runs.to_wandb(id, "sql", mode="offline").result(10)
@@ -190,6 +197,7 @@ def test_a_run_goes_to_weights_and_biases_by_its_package(
     assert options["mode"] == "offline" and options["config"]["dataset"]["name"] == "spider"
     assert [step for step, _ in steps] == [0, 1, 2, 3]
     assert steps[2][1]["reward"] == 0.5 and steps[2][1]["evaluation"] == 0.5
+    assert steps[2][1]["_timestamp"] == row(2).time.timestamp(), "when it happened, not when it was sent"
     assert all(isinstance(value, float) for _, values in steps for value in values.values())
 
 
@@ -215,7 +223,9 @@ def test_a_run_goes_to_mlflow_by_its_package(
         set_experiment=lambda name: said.update(experiment=name),
         start_run=start_run,
         log_params=lambda params: said.update(params=params),
-        log_metrics=lambda values, step: said["metrics"].append((step, values["reward"])),
+        log_metrics=lambda values, step, timestamp: said["metrics"].append(
+            (step, values["reward"], timestamp / 1000)
+        ),
     )
     monkeypatch.setitem(sys.modules, "mlflow", package)
     id = server.begin(prompt="{question}" + "x" * 2 * MAX_PARAMETER)
@@ -224,7 +234,7 @@ def test_a_run_goes_to_mlflow_by_its_package(
     assert said["experiment"] == "sql" and said["ended"]
     assert said["run"] == {"run_name": "sql", "tags": {"rl_run": id, "tags": "a,b"}}
     assert said["params"]["sampling.max_tokens"] == "256" and len(said["params"]["prompt"]) == MAX_PARAMETER
-    assert said["metrics"] == [(number, 0.25 * number) for number in range(4)]
+    assert said["metrics"] == [(n, 0.25 * n, row(n).time.timestamp()) for n in range(4)]
 
 
 def test_a_package_that_is_not_there_is_named(
