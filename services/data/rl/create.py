@@ -1,7 +1,8 @@
 """An RL run comes to be: its spec is checked against what there is, all that is open in it is fixed, and it is queued.
 
 Promises: the same id with the same spec is the same run, however often it is asked for; what goes wrong names the field
-of the spec. Nothing is looked up later that could mean something else then.
+of the spec. Nothing is looked up later that could mean something else then. Whoever dies over it leaves a run that is
+driven, or a record that nobody sees and that the next attempt goes on from.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from rekindle.types.rl import DatasetRef, Evaluation, RlRunSpec, template_column
 from services.data.datasets import LATEST, Datasets
 from services.data.rl import machine
 from services.data.rl.functions import pinned
-from services.data.rl.queue import queue_drive
+from services.data.rl.queue import FIRST, queue_drive
 from services.data.rl.store import Store
 
 
@@ -46,9 +47,14 @@ async def create(
         )
     if run.digest != digest:
         raise InvalidField("X-Idempotency-Key", "was used before, for a run with another spec")
-    await Store(edge.bus, tenant, run_id).begin(machine.initial(run.spec, run.dataset.rows))
-    await queue_drive(edge, tenant, run_id, 1)
+    await queue_drive(edge, tenant, run_id, FIRST)  # first: a state that is there is driven
+    await begin(Store(edge.bus, tenant, run_id), run)
     return run
+
+
+async def begin(store: Store, run: RlRunRecord) -> None:
+    """Write the run's first state and word, unless they are there."""
+    await store.begin(machine.initial(run.spec, run.dataset.rows))
 
 
 async def _record(

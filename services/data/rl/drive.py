@@ -10,8 +10,9 @@ from events.bus import again_when_unavailable
 from events.edge import Edge
 from events.failure import BusUnavailable, GivenBack, NotFound, Overtaken
 from events.records import RlRunRecord
+from services.data.rl.create import begin
 from services.data.rl.driver import Driver, Superseded
-from services.data.rl.queue import DriveCommand, queue_drive
+from services.data.rl.queue import FIRST, DriveCommand, queue_drive
 from services.data.rl.report import end_session
 from services.data.rl.store import Control, Hold, Store
 
@@ -29,6 +30,12 @@ async def drive(edge: Edge, tenant: str, command: DriveCommand) -> None:
     store = Store(edge.bus, tenant, command.run_id)
     try:
         run = await edge.records.get(RlRunRecord, tenant, command.run_id)
+    except NotFound:
+        await store.remove()  # it was deleted, perhaps by somebody who died over the rest
+        return
+    try:
+        if command.order == FIRST:
+            await begin(store, run)  # in case who made the run died before that
         word = await store.control()
         if word.order != command.order:
             raise Superseded(f"word {word.order} of the owner's")
@@ -77,7 +84,7 @@ async def _leave(edge: Edge, tenant: str, store: Store, command: DriveCommand, e
 
 @again_when_unavailable
 async def _remove(edge: Edge, tenant: str, run: RlRunRecord, store: Store) -> None:
-    """Leave nothing of the run behind; its record goes last."""
+    """Leave nothing of the run behind; without its record nobody begins it again."""
     await end_session(edge, tenant, run, "interrupted", checkpoints=True)
-    await store.remove()
     await edge.records.forget(RlRunRecord, tenant, run.run_id)
+    await store.remove()

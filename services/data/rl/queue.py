@@ -6,6 +6,9 @@ from events import catalog
 from events.edge import Edge
 from services.data import commands
 
+FIRST = 1
+"""Number of the word with which a run begins."""
+
 
 class DriveCommand(BaseModel):
     """Drive a run, on its owner's word. Example: DriveCommand(run_id="rl-9f86d081884c7d65", order=1)."""
