@@ -1,7 +1,8 @@
 """Logprobs of given tokens under the raw model, without holding the logits of a whole pass.
 
 logp[t, k] = log softmax(logits[t])[target[t, k]] at temperature 1, in float32. Logits are made for a chunk of
-tokens at a time and made again for the backward pass, so memory is bounded by one chunk.
+tokens at a time and made again for the backward pass, so memory is bounded by one chunk. Where it is asked for, the
+same chunk says what the whole distribution is like: mean and variance of -log p(token) over tokens drawn from p.
 
 Axes: T tokens, E hidden, V vocabulary, K targets per token.
 """
@@ -19,23 +20,44 @@ CHUNK_LOGITS = 1 << 24
 """Logits alive at once: 64 MiB in float32."""
 
 
-def token_logprobs(base: BaseModel, hidden_T_E: Tensor, target_T_K: Tensor, groups: Groups) -> Tensor:
-    """Logprobs (T, K) of the targets; `groups` are disjoint slices (or one group) that cover the row."""
+def token_logprobs(
+    base: BaseModel, hidden_T_E: Tensor, target_T_K: Tensor, groups: Groups, *, spread: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Logprobs (T, K) of the targets; `groups` are disjoint slices (or one group) that cover the row.
+
+    With `spread`, also entropy and its variance (T, 2), in nats and without a gradient; otherwise None.
+    """
     step = max(1, CHUNK_LOGITS // base.vocab_size)
     whole = hidden_T_E.shape[0] <= step
-    parts: list[Tensor] = []
+    parts: list[tuple[Tensor, Tensor | None]] = []
     for group in groups:
         rows = group.rows if isinstance(group.rows, slice) else slice(0, hidden_T_E.shape[0])
         for start in range(rows.start, rows.stop, step):
             chunk = slice(start, min(start + step, rows.stop))
-            arguments = (base, hidden_T_E[chunk], target_T_K[chunk], Group(group.adapter))
+            arguments = (base, hidden_T_E[chunk], target_T_K[chunk], Group(group.adapter), spread)
             keep = whole or not torch.is_grad_enabled()
             parts.append(_chunk(*arguments) if keep else checkpoint(_chunk, *arguments, use_reentrant=False))
-    return torch.cat(parts)
+    spreads = [found for _, found in parts if found is not None]
+    return torch.cat([logprobs for logprobs, _ in parts]), torch.cat(spreads) if spreads else None
 
 
-def _chunk(base: BaseModel, hidden_T_E: Tensor, target_T_K: Tensor, group: Group) -> Tensor:
-    return _TargetLogprobs.apply(base.logits(hidden_T_E, [group]), target_T_K)  # type: ignore[no-any-return]
+def _chunk(
+    base: BaseModel, hidden_T_E: Tensor, target_T_K: Tensor, group: Group, spread: bool
+) -> tuple[Tensor, Tensor | None]:
+    logits_T_V = base.logits(hidden_T_E, [group])
+    logprobs_T_K = _TargetLogprobs.apply(logits_T_V, target_T_K)
+    # the last thing of a chunk, so that making it again for the backward pass ends before it
+    return logprobs_T_K, _spread(logits_T_V) if spread else None
+
+
+@torch.no_grad()
+def _spread(logits_T_V: Tensor) -> Tensor:
+    """(T, 2): entropy H = -Σ p·log p, and Σ p·(log p)² - H², the variance of -log p(token)."""
+    logp_T_V = logits_T_V.log_softmax(1)
+    p_T_V = logp_T_V.exp()
+    entropy_T = -torch.linalg.vecdot(p_T_V, logp_T_V)
+    variance_T = torch.linalg.vecdot(p_T_V.mul_(logp_T_V), logp_T_V) - entropy_T.square()
+    return torch.stack([entropy_T, variance_T], 1).clamp_min_(0)
 
 
 class _TargetLogprobs(torch.autograd.Function):

@@ -14,7 +14,7 @@ It knows nothing of commands, logs or files; one thread calls it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -63,6 +63,8 @@ class PassResult:
     """Per datum, in the shape of its `target_tokens`, float32: raw model, temperature 1."""
     metrics: dict[str, float]
     """`loss:sum` and what the loss adds; keys are `name:reduction`."""
+    spreads: list[np.ndarray] = field(default_factory=list)
+    """Per datum entropy and its variance (tokens, 2), float32, in nats; empty unless the work asks for them."""
 
 
 class TrainEngine:
@@ -156,9 +158,12 @@ def _check_finite(
 def _results(work: Sequence[PassWork], items: list[Item], outputs: list[PassOutput]) -> list[PassResult]:
     """Put the outputs of all passes back into the order of the call."""
     logprobs = {item: array for output in outputs for item, array in output.logprobs.items()}
+    spreads = {item: array for output in outputs for item, array in output.spreads.items()}
     results = [PassResult([], {"loss:sum": 0.0}) for _ in work]
     for item in items:
         results[item.work].logprobs.append(logprobs[item])
+        if item in spreads:
+            results[item.work].spreads.append(spreads[item])
     for output in outputs:
         for index, metrics in output.metrics.items():
             _merge(results[index].metrics, metrics)

@@ -37,6 +37,10 @@ class PassWork:
     loss_fn_config: Mapping[str, float | str]
     forward_only: bool
 
+    @property
+    def asks_entropy(self) -> bool:
+        return find_loss(self.loss_fn).asks_entropy(self.loss_fn_config)
+
 
 @dataclass(slots=True)
 class PassOutput:
@@ -44,6 +48,8 @@ class PassOutput:
 
     logprobs: dict[Item, np.ndarray] = field(default_factory=dict)
     """float32, in the shape of the datum's `target_tokens`."""
+    spreads: dict[Item, np.ndarray] = field(default_factory=dict)
+    """Entropy and its variance (tokens, 2), float32, of the datums whose work asks for it."""
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     """By index of the work: `loss:sum` and the loss's own, of the work's datums in this pass."""
     gradients: dict[int, Tensor] = field(default_factory=dict)
@@ -67,12 +73,15 @@ def compute(base: BaseModel, work: Sequence[PassWork], items: Pass) -> PassOutpu
     output = PassOutput()
     with torch.set_grad_enabled(not items[0].forward_only):
         leaves, groups = _adapters(work, items)
-        logprobs_C = _logprobs(base, _row(work, items, base.device), groups)
+        spread = any(work[item.work].asks_entropy for item in items)
+        logprobs_C, spread_T_2 = _logprobs(base, _row(work, items, base.device), groups, spread)
         loss = _losses(logprobs_C, work, items, output)
         if leaves:
             gradients = torch.autograd.grad(loss, list(leaves.values()))
             output.gradients = dict(zip(leaves, gradients, strict=True))
     _split_logprobs(logprobs_C, work, items, output)
+    if spread_T_2 is not None:
+        _split_spreads(spread_T_2, work, items, output)
     return output
 
 
@@ -111,11 +120,11 @@ def _row(work: Sequence[PassWork], items: Pass, device: torch.device) -> _Row:
     )
 
 
-def _logprobs(base: BaseModel, row: _Row, groups: Groups) -> Tensor:
-    """Logprobs (C,) of all targets of the row."""
+def _logprobs(base: BaseModel, row: _Row, groups: Groups, spread: bool) -> tuple[Tensor, Tensor | None]:
+    """Logprobs (C,) of all targets of the row; entropies and their variances (T, 2) if `spread`."""
     hidden_T_E = base.hidden(row.tokens_T, row.attend.position_T, row.attend, groups)
-    logprobs_T_K = token_logprobs(base, hidden_T_E, row.target_T_K, groups)
-    return logprobs_T_K.flatten() if row.cells is None else logprobs_T_K[row.cells]
+    logprobs_T_K, spread_T_2 = token_logprobs(base, hidden_T_E, row.target_T_K, groups, spread=spread)
+    return logprobs_T_K.flatten() if row.cells is None else logprobs_T_K[row.cells], spread_T_2
 
 
 def _losses(logprobs_C: Tensor, work: Sequence[PassWork], items: Pass, output: PassOutput) -> Tensor:
@@ -151,6 +160,14 @@ def _split_logprobs(logprobs_C: Tensor, work: Sequence[PassWork], items: Pass, o
     pieces = np.split(values_C, np.cumsum([target.size for target in targets])[:-1])
     for item, target, piece in zip(items, targets, pieces, strict=True):
         output.logprobs[item] = piece.reshape(target.shape)
+
+
+def _split_spreads(spread_T_2: Tensor, work: Sequence[PassWork], items: Pass, output: PassOutput) -> None:
+    pieces = spread_T_2.cpu().numpy()
+    ends = np.cumsum([item.tokens for item in items])
+    for item, end in zip(items, ends, strict=True):
+        if work[item.work].asks_entropy:
+            output.spreads[item] = pieces[end - item.tokens : end]
 
 
 def _datum(work: Sequence[PassWork], item: Item) -> Datum:

@@ -63,5 +63,10 @@ def passed(run: HeldRun, entry: Entry, work: PassWork, result: PassResult) -> Do
         "loss": result.metrics["loss:sum"],
         "forward_only": work.forward_only,
     }
-    data = encode_forward_backward_output(result.logprobs, result.metrics, work.loss_fn)
+    extra = {
+        name: [spread[:, column] for spread in result.spreads]
+        for column, name in enumerate(("entropy", "entropy_variance"))
+        if result.spreads
+    }
+    data = encode_forward_backward_output(result.logprobs, result.metrics, work.loss_fn, extra)
     return Done(data, envelope.PROTOBUF, (fact_of(run, entry.number, catalog.BATCH_TRAINED, news),))

@@ -40,7 +40,7 @@ def packed(
 ) -> torch.Tensor:
     attend = CausalSequences(lengths, CPU)
     hidden = base.hidden(tokens, attend.position_T, attend, groups)
-    return token_logprobs(base, hidden, targets, groups)
+    return token_logprobs(base, hidden, targets, groups)[0]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

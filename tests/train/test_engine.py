@@ -10,6 +10,7 @@ import torch
 from rekindle.types.datums import Datum
 from rekindle.types.losses import LOSSES
 from rekindle.types.requests import AdamParams
+from services.model import head
 from services.model.base import BaseModel
 from services.model.lora import LoraSpec
 from services.train import engine as engine_module
@@ -17,7 +18,7 @@ from services.train.engine import DatumTooLarge, NonFiniteResult, PassWork, Trai
 from services.train.packing import Item, Pass
 from services.train.passes import PassOutput, compute
 from services.train.run import TrainRun
-from tests.model.random_models import peft_gradient, peft_model, plain_logprobs, randomize
+from tests.model.random_models import VOCABULARY, peft_gradient, peft_model, plain_logprobs, randomize
 from tests.train.train_data import batch, datum, scoring, training
 
 
@@ -106,6 +107,55 @@ def test_ppo_bounds_come_from_the_config_or_per_token(engine: TrainEngine):
     by_default = engine.run_passes([scoring(run, [own], "ppo")])[0]
     assert by_config.metrics == by_token.metrics != by_default.metrics
     assert by_config.metrics.keys() == {"loss:sum", "clipped_tokens:sum"}
+
+
+# ---- Entropy ----
+
+
+def spreads_of(model: torch.nn.Module, own: Datum) -> torch.Tensor:
+    """(N, 2): mean and variance of -log p over tokens of p, from all logits of plain transformers."""
+    logp_N_V = model(input_ids=torch.from_numpy(own.tokens)[None]).logits[0].double().log_softmax(-1)
+    p_N_V = logp_N_V.exp()
+    mean_N = -(p_N_V * logp_N_V).sum(-1)
+    return torch.stack([mean_N, (p_N_V * (logp_N_V + mean_N[:, None]) ** 2).sum(-1)], 1)
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_entropies_agree_with_peft_alone_packed_and_chunk_by_chunk(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    engine = TrainEngine(base)
+    runs = [started(engine, 4, 0), started(engine, 3, 1)]
+    data = batch([3, 20, 11])
+    model = peft_model(Path(base.source), runs[0].adapter, tmp_path / "adapter")
+    expected = [spreads_of(model, own).detach().numpy() for own in data]
+    (alone,) = engine.run_passes([training(runs[0], data, "ppo", entropy=1.0)])
+    silent = training(runs[1], batch([9, 4], seed=1))
+    monkeypatch.setattr(head, "CHUNK_LOGITS", 5 * VOCABULARY)
+    packed, other = engine.run_passes(
+        [scoring(runs[0], data, "ppo", entropy=1.0), scoring(runs[1], silent.data)]
+    )
+    chunked, _ = engine.run_passes([training(runs[0], data, "ppo", entropy=1.0), silent])
+    for result in (alone, packed, chunked):
+        for ours, theirs in zip(result.spreads, expected, strict=True):
+            assert ours.dtype == np.float32
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert other.spreads == []
+
+
+@pytest.mark.parametrize("chunk", [1 << 24, 5 * VOCABULARY])
+def test_asking_for_entropies_changes_no_bit_of_anything_else(
+    engine: TrainEngine, chunk: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(head, "CHUNK_LOGITS", chunk)
+    asked, silent = started(engine, 4, 0), started(engine, 4, 0)
+    (with_them,) = engine.run_passes([training(asked, batch([3, 20]), "ppo", entropy=1.0)])
+    (without,) = engine.run_passes([training(silent, batch([3, 20]), "ppo")])
+    assert (len(with_them.spreads), len(without.spreads)) == (2, 0)
+    assert with_them.metrics == without.metrics
+    for ours, theirs in zip(with_them.logprobs, without.logprobs, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert torch.equal(asked.gradient_P, silent.gradient_P)
 
 
 # ---- Packing ----

@@ -153,7 +153,8 @@ def test_defaults_are_filled_in_the_shape_of_the_targets():
     filled = ppo.fill_inputs(given, {"clip_high_threshold": 2.0})
     assert filled["clip_low_threshold"] is given["clip_low_threshold"]
     assert filled["clip_high_threshold"].tolist() == [2.0, 2.0]
-    assert ppo.fill_config({}) == {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}
+    assert ppo.fill_config({}) == {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2, "entropy": 0.0}
+    assert [ppo.asks_entropy(config) for config in ({}, {"entropy": 0.0}, {"entropy": 1.0})] == [0, 0, 1]
 
 
 # ---- Refusals ----
@@ -187,11 +188,11 @@ REFUSALS = [
     (request_of(""), "loss_fn: '' is not supported; supported: cross_entropy, importance_sampling, ppo"),
     (
         request_of(config={"beta": 0.1}),
-        "loss_fn_config.beta: unknown; ppo takes clip_low_threshold, clip_high_threshold",
+        "loss_fn_config.beta: unknown; ppo takes clip_low_threshold, clip_high_threshold, entropy",
     ),
     (
         request_of("cross_entropy", config={"beta": 0.1}),
-        "loss_fn_config.beta: unknown; cross_entropy takes no configuration",
+        "loss_fn_config.beta: unknown; cross_entropy takes entropy",
     ),
     (
         request_of(config={"clip_low_threshold": "low"}),
@@ -205,6 +206,7 @@ REFUSALS = [
         request_of(config={"clip_high_threshold": NAN}),
         "loss_fn_config.clip_high_threshold: nan, expected 0 to 1e+06",
     ),
+    (request_of(config={"entropy": 2.0}), "loss_fn_config.entropy: 2.0, expected 0 to 1"),
     (
         request_of(config={"clip_low_threshold": 1.3}),
         "loss_fn_config.clip_low_threshold: 1.3, expected at most clip_high_threshold (1.2)",

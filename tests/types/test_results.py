@@ -50,6 +50,20 @@ def test_datums_that_agree_share_a_record():
     assert record_sizes((3,), (2, 4), (1, 4), (6,)) == [1, 2, 1]
 
 
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_further_outputs_travel_with_their_datum(shapes):
+    logprobs = [rows(*shape) for shape in shapes]
+    spreads = [rows(shape[0], 2) for shape in shapes]
+    extra = {"entropy": [one[:, 0] for one in spreads], "entropy_variance": [one[:, 1] for one in spreads]}
+    data = encode_forward_backward_output(logprobs, {"loss:sum": 1.5}, "ppo", extra)
+    theirs, ours = deserialize_forward_backward_output(data), decode_forward_backward_output(data)
+    for index, (left, right) in enumerate(zip(theirs.loss_fn_outputs, ours.outputs, strict=True)):
+        assert left.keys() == right.keys() == {"logprobs", "entropy", "entropy_variance"}
+        for name, arrays in extra.items():
+            np.testing.assert_array_equal(left[name].to_numpy(), arrays[index])
+            np.testing.assert_array_equal(right[name], arrays[index])
+
+
 def test_the_client_combines_the_parts_of_a_split_call():
     parts = [
         encode_forward_backward_output([rows(2)] * 3, {"loss:sum": 1.0, "gap:mean": 1.0}, "ppo"),

@@ -14,6 +14,9 @@ from rekindle.types.errors import InvalidField
 
 TARGETS = "target_tokens"
 """The one integer input, taken by every loss: the token that position i predicts, already shifted."""
+ENTROPY = "entropy"
+"""The one configuration value that every loss takes: 1 asks for what the trainer's distribution is like at each
+position, `entropy` and `entropy_variance` beside the logprobs; 0 does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,10 @@ class LossSpec:
         """Every configuration value: the given one or the default. `config` must have been checked."""
         return {key: float(config.get(key, number.default)) for key, number in self.config.items()}
 
+    def asks_entropy(self, config: Mapping[str, float | str]) -> bool:
+        """Whether the outputs shall have it. `config` must have been checked."""
+        return self.fill_config(config)[ENTROPY] > 0
+
     def fill_inputs(
         self, inputs: Mapping[str, np.ndarray], config: Mapping[str, float | str]
     ) -> dict[str, np.ndarray]:
@@ -62,13 +69,16 @@ class LossSpec:
         return {**inputs, **filled}
 
 
+_ASKS = {ENTROPY: Number(0.0, 0.0, 1.0)}
 _POLICY_INPUTS = (TARGETS, "logprobs", "advantages")
 _RATIO = 1e6  # a bound that only catches nonsense: ratios this far from 1 overflow nothing and mean nothing
 
 LOSSES: Mapping[str, LossSpec] = MappingProxyType(
     {
-        "cross_entropy": LossSpec((TARGETS,), optional_inputs={"weights": 1.0}, many_targets=True),
-        "importance_sampling": LossSpec(_POLICY_INPUTS),
+        "cross_entropy": LossSpec(
+            (TARGETS,), optional_inputs={"weights": 1.0}, config=_ASKS, many_targets=True
+        ),
+        "importance_sampling": LossSpec(_POLICY_INPUTS, config=_ASKS),
         "ppo": LossSpec(
             _POLICY_INPUTS,
             optional_inputs={"clip_low_threshold": None, "clip_high_threshold": None},
@@ -76,6 +86,7 @@ LOSSES: Mapping[str, LossSpec] = MappingProxyType(
             config={
                 "clip_low_threshold": Number(0.8, 0.0, _RATIO),
                 "clip_high_threshold": Number(1.2, 0.0, _RATIO),
+                **_ASKS,
             },
             ordered=("clip_low_threshold", "clip_high_threshold"),
         ),

@@ -36,7 +36,8 @@ class ForwardBackwardOutput:
     """What one pass gave, datum by datum. Example metrics: `{"loss:sum": 12.5}`."""
 
     outputs: list[dict[str, np.ndarray]]
-    """One per datum, in request order; `logprobs` (N,) or (N, K) float32 is always there."""
+    """One per datum, in request order; `logprobs` (N,) or (N, K) float32 is always there, `entropy` and
+    `entropy_variance`, (N,) float32, where they were asked for."""
     metrics: dict[str, float]
     """`name:reduction`; the reduction says how the parts of a split call are combined."""
 
@@ -102,20 +103,28 @@ class SampleResponse:
 
 
 def encode_forward_backward_output(
-    logprobs: Sequence[np.ndarray], metrics: Mapping[str, float], loss_fn: str
+    logprobs: Sequence[np.ndarray],
+    metrics: Mapping[str, float],
+    loss_fn: str,
+    extra: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> bytes:
     """Serializes the result of a pass.
 
     logprobs: one array per datum in request order, (N,) or (N, K). metrics: `loss:sum` and others, each key
-    `name:reduction` with exactly one colon, or the client fails on every call.
+    `name:reduction` with exactly one colon, or the client fails on every call. extra: further outputs by name, each
+    an array (N,) per datum; None: there are none.
     """
     assert all(key.count(":") == 1 for key in metrics), f"metric keys need one colon: {list(metrics)}"
     assert "loss:sum" in metrics, f"the client pops loss:sum, got {list(metrics)}"
     message = wire_pb2.ForwardBackwardOutput(loss_fn_output_type="ArrayRecord", metrics=metrics)
+    start = 0
     for _, run in groupby(logprobs, key=lambda array: array.shape[1:]):
-        arrays = [array.astype(np.float32, copy=False) for array in run]
-        record = message.loss_fn_outputs.add(type_tag=loss_fn, num_datums=len(arrays))
-        record.fields["logprobs"].CopyFrom(encode_arrays(arrays))
+        stop = start + len(list(run))
+        record = message.loss_fn_outputs.add(type_tag=loss_fn, num_datums=stop - start)
+        for name, arrays in {"logprobs": logprobs, **(extra or {})}.items():
+            floats = [array.astype(np.float32, copy=False) for array in arrays[start:stop]]
+            record.fields[name].CopyFrom(encode_arrays(floats))
+        start = stop
     return message.SerializeToString()
 
 
