@@ -77,7 +77,8 @@ class TrainingClient:
         loss_fn: `cross_entropy`, `importance_sampling`, `ppo`; `rekindle.types.LOSSES` says what each takes.
         The result has, datum by datum, `logprobs` in the shape of its targets ((N,) or (N, K), float32), and
         metrics, `loss:sum` among them; with `{"entropy": 1}` in `loss_fn_config` also `entropy` and
-        `entropy_variance`, (N,) each: mean and variance of -log p over the vocabulary at each position. Large batches travel in several parts and come back as one.
+        `entropy_variance`, (N,) each: mean and variance of -log p over the vocabulary at each position.
+        Large batches travel in several parts and come back as one.
 
         Raises:
             InvalidField: at once, for data that are no arrays, an empty batch or an unknown loss.
