@@ -13,6 +13,7 @@ liveness.py    which replicas live
 order.py       the order of a run's commands, a pure function
 commands.py    commands as edges make them
 sampling.py    what a sampling command carries, and how it is queued
+grading.py     what every edge checks of a grader
 scoring.py     what a scoring command carries, and how it is queued
 weights.py     what saving and loading weights carries
 checkpoints.py which adapters exist, and where their files lie

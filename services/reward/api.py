@@ -10,6 +10,7 @@ from events import names
 from events.commands import Answer
 from events.edge import EdgeDep, TenantDep, parse, read_json
 from events.failure import NotFound
+from events.grading import check_grader
 from events.records import EVERYONE, SandboxRecord
 from events.scoring import REGISTERING, SHARDING, cut
 from events.shards import WHOLE, AnotherRequest, digest_of
@@ -22,7 +23,7 @@ from rekindle.types.rewards import (
     RegisterRequest,
     ScoreRequest,
 )
-from services.reward import graders, pins, versions
+from services.reward import pins, versions
 from services.reward.code import source
 from services.reward.functions import Functions
 
@@ -108,7 +109,7 @@ async def show_sandbox(edge: EdgeDep) -> Answer:
 def _prepare(value: dict[str, Any]) -> tuple[ScoreRequest, str]:
     """(request, its identity). Raises InvalidField."""
     wanted = parse(ScoreRequest, value)
-    graders.check(wanted.grader)
+    check_grader(wanted.grader)
     return wanted, digest_of(wanted.model_dump_json().encode())
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from events.grading import check_grader
 from rekindle.types import rewards as wire
 from rekindle.types.errors import InvalidField
 from services.reward import graders
@@ -175,10 +176,10 @@ def test_no_schema_is_fetched():
 def test_what_is_no_schema_is_refused(schema: dict):
     spec = graders.parse({"type": "json_schema", "params": {"schema": schema}})
     with pytest.raises(InvalidField, match="no JSON schema"):
-        graders.check(spec)
+        check_grader(spec)
     part = {"grader": {"type": "json_schema", "params": {"schema": schema}}, "weight": 1.0}
     with pytest.raises(InvalidField, match=r"grader.params.graders\[0\].grader.params.schema"):
-        graders.check(wire.Weighted.model_validate({"params": {"graders": [part]}}))
+        check_grader(wire.Weighted.model_validate({"params": {"graders": [part]}}))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import hashlib
 import uuid
 from typing import Annotated, Any, Literal
 
+import anyio.to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
@@ -29,7 +30,8 @@ ID_DIGITS = 16
 @router.post("/rl_runs")
 async def start(request: Request, edge: EdgeDep, tenant: TenantDep, key: IdempotencyKey = None) -> Answer:
     """Start a run. With a key that was used before it is the run that was started then."""
-    spec = RlRunSpec.of(await read_json(request))
+    value = await read_json(request)
+    spec = await anyio.to_thread.run_sync(RlRunSpec.of, value)  # it may hold patterns that take a while
     digits = uuid.uuid4().hex if key is None else hashlib.sha256(f"rl\0{key}".encode()).hexdigest()
     run = await create(edge, tenant, names.rl_id(digits[:ID_DIGITS]), spec)
     return (await info_of(edge, tenant, run)).model_dump(mode="json")

@@ -9,9 +9,12 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import anyio.to_thread
+
 from events.commands import known_model
 from events.edge import Edge
 from events.failure import NotFound
+from events.grading import check_grader
 from events.records import LoraShape, ModelRecord, RlRunRecord, RowsRef, StoredVersion
 from rekindle.types import InvalidField, TinkerPath
 from rekindle.types.rewards import Grader
@@ -76,6 +79,7 @@ async def _record(
 
 async def fix(edge: Edge, tenant: str, spec: RlRunSpec) -> Fixed:
     """What the spec means now. Raises InvalidField."""
+    await anyio.to_thread.run_sync(_check_graders, spec)
     model, lora = await _weights(edge, tenant, spec)
     if spec.sampling.max_tokens >= model.context_length:
         raise InvalidField(
@@ -96,6 +100,12 @@ async def fix(edge: Edge, tenant: str, spec: RlRunSpec) -> Fixed:
     if spec.evaluation is not None:
         changes["evaluation"], held_out = await _measured(edge, tenant, spec, grader, columns)
     return Fixed(spec.model_copy(update=changes), model, lora, _rows(version), held_out)
+
+
+def _check_graders(spec: RlRunSpec) -> None:
+    check_grader(spec.grader)
+    if spec.evaluation is not None and spec.evaluation.grader is not None:
+        check_grader(spec.evaluation.grader, "evaluation.grader")
 
 
 async def _measured(

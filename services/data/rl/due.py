@@ -43,10 +43,12 @@ def _has_rewards(batch: Batch) -> bool:
 
 def _score_again(turn: Turn, batch: Batch) -> None:
     """Nothing is known of any rollout: not a step to be skipped but a grader to be mended."""
+    reason = next((group.tally.failure for group in batch.groups if group.tally), None)
     for place, group in enumerate(batch.groups):
         if group.stage == "settled":
             turn.regroup(batch.number, place, stage="sampled", attempt=group.attempt + 1, tally=None)
-    turn.halt("paused", f"the grader failed on every rollout of batch {batch.number}")
+    said = f": {reason}" if reason else ""
+    turn.halt("paused", f"the grader failed on every rollout of batch {batch.number}{said}")
 
 
 def _train(turn: Turn, batch: Batch) -> None:

@@ -84,7 +84,8 @@ def _scored(turn: Turn, event: m.Scored) -> None:
     if group is None or group.stage != "scoring":
         return
     rewards = [reward for reward in event.rewards if reward is not None]
-    tally = Tally(count=len(rewards), total=sum(rewards), uniform=len(set(rewards)) < 2)
+    failure = None if rewards else event.failure
+    tally = Tally(count=len(rewards), total=sum(rewards), uniform=len(set(rewards)) < 2, failure=failure)
     full = tally.count >= turn.rule.least and tally.uniform  # too few say nothing about the prompt
     if full and group.refills < turn.rule.refills and turn.has_prompts:
         _refill(turn, event, group, tally)

@@ -62,6 +62,8 @@ class Scored(Word):
     attempt: int
     rewards: tuple[float | None, ...]
     """By rollout; None: left out, as the grader failed on it."""
+    failure: str | None = None
+    """Why it did, on the first that it failed on; None: on none."""
 
 
 class Trained(Word):

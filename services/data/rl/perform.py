@@ -134,8 +134,13 @@ class Performer:
     async def _score(self, command: say.Score) -> Event:
         await self._asking.score(command)
         group = await self._results.group(command)
-        rewards = tuple(verdict.value for verdict in group.verdicts)
-        return say.Scored(batch=command.batch, group=command.group, attempt=command.attempt, rewards=rewards)
+        return say.Scored(
+            batch=command.batch,
+            group=command.group,
+            attempt=command.attempt,
+            rewards=tuple(verdict.value for verdict in group.verdicts),
+            failure=next((verdict.reason for verdict in group.verdicts if verdict.excluded), None),
+        )
 
     async def _evaluate(self, command: say.Evaluate) -> Event:
         await self._asking.held_out(command)

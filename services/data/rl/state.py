@@ -26,6 +26,8 @@ class Tally(Part):
     """Sum of their rewards."""
     uniform: bool
     """Whether these are all the same."""
+    failure: str | None = None
+    """Why none has a reward; None: some have."""
 
 
 class Group(Part):

@@ -9,7 +9,7 @@ from typing import Any
 from rekindle.types import rewards
 from services.reward.graders.base import Graded, Grader, Invalid, Item, Judge, Mark
 from services.reward.graders.exact_match import ExactMatchGrader
-from services.reward.graders.json_schema import JsonSchemaGrader, check_schema
+from services.reward.graders.json_schema import JsonSchemaGrader
 from services.reward.graders.math import MathGrader
 from services.reward.graders.numeric import NumericGrader
 from services.reward.graders.regex import RegexGrader
@@ -60,12 +60,3 @@ def load(spec: rewards.Single, mark: Mark = lambda _phase: None) -> Judge:
             return Graded(invalid_value, str(error), valid=False)
 
     return judge
-
-
-def check(spec: rewards.Grader, field: str = "grader.params") -> None:
-    """What the description alone cannot tell. Raises InvalidField."""
-    if isinstance(spec, rewards.Weighted):
-        for index, part in enumerate(spec.params.graders):
-            check(part.grader, f"{field}.graders[{index}].grader.params")
-    if isinstance(spec, rewards.JsonSchema):
-        check_schema(spec.params.json_schema, f"{field}.schema")

@@ -7,7 +7,7 @@ import json
 import math
 from typing import Any, NoReturn
 
-from rekindle.types import InvalidField, rewards
+from rekindle.types import rewards
 from services.reward.graders.base import Graded, Grader, Invalid, Item, Mark, unfenced
 
 MAX_DEPTH = 64
@@ -32,26 +32,6 @@ class JsonSchemaGrader(Grader[rewards.JsonSchemaParams]):
         if mistake is None:
             return Graded(1.0)
         return Graded(0.0, f"{mistake.json_path}: {mistake.message}")
-
-
-def check_schema(schema: dict[str, Any] | bool, field: str) -> None:
-    """Raises InvalidField if it is no JSON schema."""
-    from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import Draft202012Validator, validator_for
-
-    draft = schema.get("$schema", "") if isinstance(schema, dict) else ""
-    if not isinstance(draft, str):
-        raise InvalidField(
-            field, f"no JSON schema: $['$schema'] is a {type(draft).__name__}, expected a text"
-        )
-    try:
-        validator_for(schema, Draft202012Validator).check_schema(schema)  # type: ignore[arg-type]
-    except SchemaError as error:
-        raise InvalidField(field, f"no JSON schema: {error.json_path}: {error.message}") from error
-    except RecursionError as error:
-        raise InvalidField(field, "nested too deep") from error
-    except ValueError as error:  # of what takes `$schema` apart
-        raise InvalidField(field, f"no JSON schema: {error}") from error
 
 
 def _read(text: str) -> Any:

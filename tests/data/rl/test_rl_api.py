@@ -57,6 +57,12 @@ def messages(content: str) -> Json:
 
 
 UNKNOWN = {"type": "function", "params": {"name": "nobodys"}}
+
+
+def graded(type_: str, **params: Any) -> Json:
+    return {"grader": {"type": type_, "params": params}}
+
+
 MISTAKES: list[tuple[Json, str]] = [
     ({"steps": None}, "steps: expected steps, epochs or both"),
     ({"step": 3}, "step"),
@@ -71,6 +77,22 @@ MISTAKES: list[tuple[Json, str]] = [
     ({"prompt": "{"}, "prompt: "),
     ({"grader": {"type": "numeric", "params": {"column": "result"}}}, "grader: version 1 of dataset"),
     ({"grader": UNKNOWN}, "grader.params.name: "),
+    ({"grader": {"type": "regex", "params": {"pattern": "("}}}, "grader.regex.params.pattern: "),
+    ({"grader": {"type": "taste"}}, "grader: "),
+    (graded("json_schema", schema={"type": "thing"}), "grader.params.schema: no JSON schema: $.type"),
+    (
+        {
+            "grader": {
+                "type": "weighted",
+                "params": {"graders": [{"weight": 1, **graded("json_schema", schema={"$schema": 5})}]},
+            }
+        },
+        "grader.params.graders[0].grader.params.schema: no JSON schema",
+    ),
+    (
+        {"evaluation": {"split": "test", **graded("json_schema", schema={"type": "thing"})}},
+        "evaluation.grader.params.schema: no JSON schema",
+    ),
     ({"sampling": {"max_tokens": 512}}, "sampling.max_tokens: 512, but the context"),
     ({"sampling": {"temperature": 0}}, "sampling.temperature: "),
     ({"evaluation": {"split": "test"}}, "evaluation.split: no version of"),

@@ -246,6 +246,16 @@ def test_a_grader_that_fails_on_everything_pauses_the_run_and_scores_again():
     assert run.command("score-0-0-1-0").sample.id == "sample-0-0-0-p0-v0"
 
 
+def test_a_run_that_is_paused_because_its_grader_failed_says_why():
+    run = started()
+    for group in (0, 1):
+        run.hear(m.Sampled(batch=0, group=group, attempt=0))
+        run.hear(
+            m.Scored(batch=0, group=group, attempt=0, rewards=(None, None), failure=f"no key for {group}")
+        )
+    assert run.state.reason == "the grader failed on every rollout of batch 0: no key for 0"
+
+
 def test_stragglers_are_left_out_when_their_grace_is_over():
     run = started(groups=4, stragglers={"seconds": 9.0, "share": 0.5})
     run.sampled_and_scored(0, 0)
