@@ -49,9 +49,7 @@ class Options:
 def read_options(arguments: Sequence[str] | None = None) -> Options:
     """The options of a command line; argparse ends the program on what it does not know."""
     defaults = Options()
-    parser = argparse.ArgumentParser(description="Teach a language model SQL by running what it writes.")
-    parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser = make_parser("Teach a language model SQL by running what it writes.", defaults.out)
     parser.add_argument("--client", choices=("tinker", "rekindle"), default=defaults.client, help="the SDK")
     parser.add_argument(
         "--judge", choices=("reward", "loop"), default=defaults.judge, help="the reward service, or the loop"
@@ -60,15 +58,24 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
         "--data", choices=("service", "local"), default=defaults.data, help="where questions are read from"
     )
     parser.add_argument("--rewards", choices=("true", "shuffled"), default=defaults.rewards)
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+def make_parser(description: str, out: Path) -> argparse.ArgumentParser:
+    """Of the options that do not ask who drives the lesson."""
+    defaults = Options()
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--steps", type=int, default=defaults.steps)
     parser.add_argument(
         "--base-url", help="a running server that serves the base model; without it one is started"
     )
     parser.add_argument("--base-model", help="name, directory or hub id; without it a small one is made")
-    parser.add_argument("--out", type=Path, default=defaults.out)
+    parser.add_argument("--out", type=Path, default=out)
     parser.add_argument("--questions", type=Path, help="JSONL rows with question and sql")
     parser.add_argument("--database", type=Path, help="the SQLite file that they ask about")
     parser.add_argument("--cache", type=Path, default=defaults.cache, help="where base models are kept")
-    return Options(**vars(parser.parse_args(arguments)))
+    return parser
 
 
 @dataclass(frozen=True)

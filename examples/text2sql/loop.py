@@ -31,12 +31,11 @@ from examples.text2sql.record import Record
 from examples.text2sql.reward_judge import RewardJudge
 from examples.text2sql.scoring import Judge, JudgeError
 from examples.text2sql.show import Show, show_result
-from examples.text2sql.stack import Stack, StackError, running_stack
+from examples.text2sql.stack import API_KEY, Stack, StackError, running_stack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-API_KEY = "tml-local"
 GROUPS, GROUP_SIZE = 16, 8
 RANK, LEARNING_RATE = 16, 1e-3
 EVALUATE_EVERY = 10

@@ -16,6 +16,8 @@ from typing import IO
 
 import psutil
 
+API_KEY = "tml-local"
+"""What a stack that is started here takes."""
 START_SECONDS = 120.0
 STOP_SECONDS = 30.0
 
