@@ -79,18 +79,23 @@ class RunLogModel:
 
     def key(self, state: State) -> object:
         """Which of the workers is called w0 makes no difference, nor does what can have no effect any more."""
-        workers = state.workers
+        workers, snapshots, exports = state.workers, state.snapshots, state.exports
         if self._short:
-            workers = tuple(_what_is_left_of(one) if one.lease != state.lease else one for one in workers)
+            workers = tuple([one if one.lease == state.lease else _what_is_left_of(one) for one in workers])
             named = {work.blob for one in workers for work in (one.snapshot, one.export) if work is not None}
-            head = state.head
-            state = state._replace(
-                snapshots=frozenset(
-                    one for one in state.snapshots if one in named or (one.number, one.epoch) == head
-                ),
-                exports=frozenset(one for one in state.exports if one in named or one in state.entries),
+            snapshots = frozenset(
+                [one for one in snapshots if one in named or (one.number, one.epoch) == state.head]
             )
-        return state._replace(workers=tuple(sorted(workers, key=hash)))
+            exports = frozenset([one for one in exports if one in named or one in state.entries])
+        return (
+            *state[:7],
+            snapshots,
+            exports,
+            state.source,
+            tuple(sorted(workers, key=hash)),
+            state.late,
+            state.left,
+        )
 
     def settled(self, state: State) -> bool:
         return all(terminal(state, number) is not None for number in self._numbers)
