@@ -15,9 +15,10 @@ from events.records import RlRunRecord
 from rekindle.types import InvalidField
 from rekindle.types.rl import MetricsQuery, MetricsResponse, RlRunInfo, RlRunSpec, RlRunsResponse
 from services.data.api import IdempotencyKey
-from services.data.rl.create import create
+from services.data.rl.create import check_rows_stand, create
 from services.data.rl.info import info_of
 from services.data.rl.machine import OVER
+from services.data.rl.news import rows_or_phase
 from services.data.rl.queue import queue_drive
 from services.data.rl.store import Store, What
 
@@ -70,9 +71,10 @@ async def _run(edge: Edge, tenant: str, run_id: str) -> RlRunRecord:
 async def metrics(
     run_id: str, query: Annotated[MetricsQuery, Query()], edge: EdgeDep, tenant: TenantDep
 ) -> Answer:
-    """Rows of metrics behind the one that is known."""
-    await info_of(edge, tenant, await _run(edge, tenant, run_id))
-    rows = await Store(edge.bus, tenant, run_id).rows(query.after, query.limit)
+    """Rows of metrics behind the one that is known; waits for some, if asked to."""
+    phase = (await info_of(edge, tenant, await _run(edge, tenant, run_id))).phase
+    query = query.model_copy(update={"phase": query.phase or phase})
+    rows = await rows_or_phase(edge, Store(edge.bus, tenant, run_id), query)
     last = rows[-1].row if rows else query.after
     return MetricsResponse(rows=tuple(rows), next=last).model_dump(mode="json")
 
@@ -85,8 +87,10 @@ async def control(
     run = await _run(edge, tenant, run_id)
     phase = (await info_of(edge, tenant, run)).phase
     what = WORDS[word]
-    if phase in OVER and what == "run":
-        raise InvalidField("rl_run", f"{run_id} is {phase}; what is over does not go on")
+    if what == "run":
+        if phase in OVER:
+            raise InvalidField("rl_run", f"{run_id} is {phase}; what is over does not go on")
+        await check_rows_stand(edge, tenant, run)
     if phase not in OVER:
         await _say(edge, tenant, run_id, what, anew=what == "run" and phase == "paused")
     return (await info_of(edge, tenant, run)).model_dump(mode="json")

@@ -49,7 +49,7 @@ async def create(
             tenant, run_id, await _record(edge, tenant, run_id, spec, digest, trigger)
         )
     if run.digest != digest:
-        raise InvalidField("X-Idempotency-Key", "was used before, for a run with another spec")
+        raise _another(run, spec)
     await queue_drive(edge, tenant, run_id, FIRST)  # first: a state that is there is driven
     await begin(Store(edge.bus, tenant, run_id), run)
     return run
@@ -58,6 +58,31 @@ async def create(
 async def begin(store: Store, run: RlRunRecord) -> None:
     """Write the run's first state and word, unless they are there."""
     await store.begin(machine.initial(run.spec, run.dataset.rows))
+
+
+def _another(run: RlRunRecord, spec: RlRunSpec) -> InvalidField:
+    """Why the run of this id is not the one that is asked for."""
+    wanted, has = spec.dataset, run.dataset
+    if (wanted.name, wanted.version) not in ((has.name, has.version), (has.name, LATEST)):
+        return InvalidField(
+            "dataset", f"version {wanted.version} of {wanted.name!r}, but {run.run_id} {_began_with(has)}"
+        )
+    return InvalidField("X-Idempotency-Key", "was used before, for a run with another spec")
+
+
+def _began_with(rows: RowsRef) -> str:
+    return f"began with version {rows.version} of {rows.name!r} and goes on with no other"
+
+
+async def check_rows_stand(edge: Edge, tenant: str, run: RlRunRecord) -> None:
+    """Whether a run can go on with the rows that it began with. Raises InvalidField when they were deleted."""
+    for field, rows in (("dataset", run.dataset), ("evaluation.dataset", run.held_out)):
+        if rows is None:
+            continue
+        try:
+            await Datasets(edge.records).version(tenant, rows.name, rows.version)
+        except NotFound as error:
+            raise InvalidField(field, f"{error}, but {run.run_id} {_began_with(rows)}") from error
 
 
 async def _record(

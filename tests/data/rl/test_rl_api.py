@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from events.bus import Bus
@@ -143,6 +144,33 @@ def test_a_key_stands_for_one_run(lab: Lab, dataset: str):
     other = lab.http.post("rl_runs", json=spec(dataset, steps=4), headers=headers)
     assert other.status_code == 400 and other.json()["detail"].startswith("X-Idempotency-Key")
     delete(lab, first["id"])
+
+
+def test_a_run_goes_on_with_no_other_rows_than_those_it_began_with(lab: Lab, dataset: str):
+    name, headers = f"{dataset}-{uuid.uuid4().hex[:8]}", {"X-Idempotency-Key": uuid.uuid4().hex}
+    for rows in (ROWS, ROWS[1:]):
+        lab.upload("".join(json.dumps(row) + "\n" for row in rows).encode(), name)
+
+    def start(version: int) -> httpx.Response:
+        wanted = spec(dataset, dataset={"name": name, "version": version})
+        return lab.http.post("rl_runs", json=wanted, headers=headers)
+
+    run_id = start(1).json()["id"]
+    refused = start(2)
+    assert refused.status_code == 400
+    assert refused.json()["detail"] == (
+        f"dataset: version 2 of {name!r}, but {run_id} began with version 1 of {name!r} and goes on with no other"
+    )
+    lab.http.post(f"rl_runs/{run_id}/pause")
+    wait_until(lambda: lab.http.get(f"rl_runs/{run_id}").json()["phase"] == "paused", "not paused")
+    assert lab.http.delete(f"datasets/{name}/versions/1").status_code == 204
+    refused = lab.http.post(f"rl_runs/{run_id}/resume")
+    assert refused.status_code == 400
+    assert refused.json()["detail"].startswith(
+        f"dataset: dataset {name!r} has no version 1, but {run_id} began"
+    )
+    assert lab.http.get(f"rl_runs/{run_id}").json()["phase"] == "paused"
+    delete(lab, run_id)
 
 
 def test_a_run_that_waits_for_a_trainer_can_be_paused_resumed_and_cancelled(lab: Lab, dataset: str):
