@@ -5,11 +5,11 @@ begins. All that is left to do here is `rekindle run watch`, and that may be kil
 run goes on where it was. With --base-url it goes on even when this program is gone.
 """
 
-import contextlib
 import json
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,12 @@ from examples.text2sql.own_data import OwnDataError
 from examples.text2sql.questions import Tasks
 from examples.text2sql.show import show_result
 from examples.text2sql.stack import API_KEY, StackError, running_stack
-from rekindle import NotFound, ServiceClient
+from rekindle import ServiceClient
 from rekindle.rl_runs import OVER
 from rekindle.types.datasets import DatasetVersion
 from rekindle.types.rl import MetricsRow, RlRunInfo, read_yaml
 
 SPEC = Path(__file__).with_name("serverless.yaml")
-TRIGGER = "text2sql"
 LOOK_SECONDS = 0.2
 """From one look for the run to the next."""
 
@@ -45,9 +44,7 @@ def wanted_run(options: Options, experiment: Experiment) -> dict[str, Any]:
 
 
 def await_upload(service: ServiceClient, trigger: str, dataset: str, spec: dict[str, Any]) -> None:
-    """Have every upload of the dataset from now on start a run; an earlier trigger of the name is replaced."""
-    with contextlib.suppress(NotFound):
-        service.triggers.delete(trigger).result()
+    """Have every upload of the dataset from now on start a run."""
     service.triggers.create(trigger, "dataset.uploaded", match={"name": dataset}, start=spec).result()
 
 
@@ -60,7 +57,7 @@ def upload(service: ServiceClient, dataset: str, tasks: Tasks) -> DatasetVersion
 
 
 def started_run(service: ServiceClient, trigger: str) -> str:
-    """The run that the first upload since the trigger was made has started. Raises RunError."""
+    """The run that the first upload has started. Raises RunError."""
     while not (firings := service.triggers.firings(trigger).result()):
         time.sleep(LOOK_SECONDS)
     if firings[-1].run is None:
@@ -104,9 +101,12 @@ def result_of(run: RlRunInfo, rows: Sequence[MetricsRow], experiment: Experiment
 
 def main(options: Options) -> dict[str, Any]:
     """Prepare, upload, watch, and keep what came of it in the folder; returns what stands in `result.json`."""
-    experiment, console = prepare(options), Console()
+    experiment, console, mark = prepare(options), Console(), uuid.uuid4().hex[:8]
+    dataset, trigger = (
+        f"{experiment.dataset}/{mark}",
+        f"text2sql-{mark}",
+    )  # an upload of known rows is no news
     options.out.mkdir(parents=True, exist_ok=True)
-    dataset = f"{experiment.dataset}/questions"
 
     def say(text: str) -> None:
         console.print(Text(text), soft_wrap=True)
@@ -115,17 +115,18 @@ def main(options: Options) -> dict[str, Any]:
         running_stack(options.base_url, experiment.served, options.out / "stack") as stack,
         ServiceClient(stack.url, API_KEY) as service,
     ):
-        await_upload(service, TRIGGER, dataset, wanted_run(options, experiment))
-        say(f"trigger {TRIGGER}: dataset.uploaded, name={dataset} -> {SPEC.name}")
+        await_upload(service, trigger, dataset, wanted_run(options, experiment))
+        say(f"trigger {trigger}: dataset.uploaded, name={dataset} -> {SPEC.name}")
         version = upload(service, dataset, experiment.tasks)
         say(f"uploaded {version.name}, version {version.version}: {version.rows} questions")
-        run_id = started_run(service, TRIGGER)
+        run_id = started_run(service, trigger)
         command = watch_command(stack.url, run_id)
         say(f"started by that: {run_id}\n$ {' '.join(command)}")
         run = watch(service, command, run_id)
         rows = service.rl_runs.metrics(run_id).result()
         service.rl_runs.plot(run_id, options.out / "run.png").result()
         service.rl_runs.to_csv(run_id, options.out / "metrics.csv").result()
+        service.triggers.delete(trigger).result()
     result = result_of(run, rows, experiment)
     (options.out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     show_result(console, result)
