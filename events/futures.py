@@ -7,6 +7,7 @@ poll costs a waiter and one or two direct reads, never a consumer.
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -22,6 +23,9 @@ from events.streams import DATA, RESULTS, SAMPLE
 
 LATER_LOOKED_AT = 16
 """Of the operations behind a missing one: the first that was stored starts the wait."""
+
+OTHERS = ""
+"""In place of a result's subject: those who wait for something else."""
 
 
 class Gone(RekindleError):
@@ -84,6 +88,19 @@ class Futures:
         """The process ends: whoever waits hears that there is no result yet, and asks the next process."""
         self._released = True
         self._look_again()
+
+    @property
+    def released(self) -> bool:
+        """Whether polls shall end: the process does."""
+        return self._released
+
+    def wake(self, event: asyncio.Event) -> Callable[[], None]:
+        """Set `event` whenever a poll of whatever kind must look again: the connection is back, or the process ends.
+
+        Returns what ends that.
+        """
+        self._waiting[OTHERS].add(event)
+        return lambda: self._forget(OTHERS, event)
 
     async def wait(self, tenant: str, request_id: str, seconds: float) -> Result | Failure | None:
         """The result, or None when there is none after `seconds`.
@@ -193,7 +210,7 @@ class Futures:
             found = await self._records.get(ServiceRecord, EVERYONE, names.service_name(kind, base))
         except NotFound:
             return None  # nobody activates it
-        return found.reason
+        return found.about.reason
 
     async def _why_gap(self, tenant: str, run: RunRecord, number: int, patience: float) -> str | None:
         owner = run.run_id

@@ -9,11 +9,13 @@ import asyncio
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-State = Literal["zero", "starting", "ready", "stopping", "failed"]
+from rekindle.types.requests import ServiceState
+
+State = ServiceState
 
 
 class ServiceSpec(BaseModel):
@@ -55,6 +57,8 @@ class ServiceStatus(BaseModel):
     """Why it does not start yet; None = nothing to say."""
     verdict: Verdict | None = None
     """The last one, whatever has become of the service since; None = never."""
+    replicas: int | None = None
+    """Processes or pods that run; None = the platform does not say."""
     dead: list[str] = []
     """Replicas that have ended lately, by the name that they go by on the bus."""
 

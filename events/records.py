@@ -17,6 +17,7 @@ from events.failure import Conflict, Failure, NotFound
 from events.streams import RECORDS
 from rekindle.types import TinkerPath
 from rekindle.types.datasets import Compression, DatasetVersion, Format
+from rekindle.types.requests import ServiceInfo
 from rekindle.types.rewards import FunctionInfo, SandboxInfo
 from rekindle.types.rl import RlRunSpec, TriggerSpec
 
@@ -103,11 +104,9 @@ class SamplerRecord(Record):
 
 
 class ServiceRecord(Record):
-    """How a service fares that has work. Example: ServiceRecord(name="checkpoint", reason="starting")."""
+    """How a service fares, as the dispatcher sees it."""
 
-    name: str
-    reason: str | None
-    """Why its work waits, for people; None = it does not."""
+    about: ServiceInfo
 
 
 class UploadRecord(Record):

@@ -55,6 +55,11 @@ class Backlog(Protocol):
         """Where its commands are announced."""
         ...
 
+    @property
+    def depth(self) -> int:
+        """Commands, or runs with some, when it was last read."""
+        ...
+
     def hear(self, subject: str, headers: Mapping[str, str]) -> float:
         """A command has appeared; returns the least that the backlog is now."""
         ...
@@ -84,6 +89,7 @@ class QueueBacklog:
         self._place = place
         self._capacity = capacity
         self._mean_cost = max(1.0, capacity / FIRST_WANTED)
+        self.depth = 0
 
     @property
     def subject(self) -> str:
@@ -95,7 +101,12 @@ class QueueBacklog:
         return self._mean_cost
 
     async def read(self) -> float:
-        return self._mean_cost * len(await self._bus.subjects(self._place.stream, self._place.filter))
+        return self._mean_cost * len(await self._queued())
+
+    async def _queued(self) -> list[str]:
+        found = await self._bus.subjects(self._place.stream, self._place.filter)
+        self.depth = len(found)
+        return found
 
     async def waiting(self, before: datetime) -> list[Stored]:
         found = [one async for one in self._bus.walk(self._place.stream, self._place.filter)]
@@ -109,8 +120,7 @@ class DataBacklog(QueueBacklog):
         return self._cost_of(subject)
 
     async def read(self) -> float:
-        queued = await self._bus.subjects(self._place.stream, self._place.filter)
-        return sum(map(self._cost_of, queued)) + await triggers.unseen(self._bus)
+        return sum(map(self._cost_of, await self._queued())) + await triggers.unseen(self._bus)
 
     def _cost_of(self, subject: str) -> float:
         return self._capacity / DRIVEN_RUNS if names.drives_rl_run(subject) else self._mean_cost
@@ -131,6 +141,10 @@ class RunBacklog:
     @property
     def subject(self) -> str:
         return names.run_filter(self._base, "cmd")
+
+    @property
+    def depth(self) -> int:
+        return len(self._ready)
 
     def hear(self, subject: str, headers: Mapping[str, str]) -> float:
         if headers.get("ce-type") not in (catalog.REJECTED, catalog.RELEASED):

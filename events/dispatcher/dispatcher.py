@@ -1,7 +1,7 @@
 """All services of one installation: what waits for them, how they fare, and what waiting clients are told.
 
-Reads the platform's word every half second, and writes into the services' records why work waits, so that any
-gateway can say it. A verdict on a service fails what was waiting for it.
+Reads the platform's word every half second, and writes into the services' records how they fare and why work waits, so
+that any gateway can say it. A verdict on a service fails what was waiting for it.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from events.dispatcher.verdict import awaited, fail_waiting
 from events.failure import BusError
 from events.platform import Platform, ServiceSpec, ServiceStatus
 from events.records import EVERYONE, Records, ServiceRecord
+from rekindle.types.requests import ServiceInfo
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +45,7 @@ class Dispatcher:
         self._records = Records(bus)
         self._platform = platform
         self._checking = asyncio.Lock()
-        self._said: dict[str, str | None] = {}
+        self._said: dict[str, ServiceInfo] = {}
         self._judged: dict[str, datetime] = {}
         self._buried: set[str] = set()
         self.services = [
@@ -100,11 +101,25 @@ class Dispatcher:
         service.look()
 
     async def _say(self, service: ActivatedService, status: ServiceStatus | None) -> None:
-        """Write why the service's work waits, when that has changed."""
-        name, reason = service.spec.name, _reason(service, status)
-        if self._said.get(name, "") != reason:
-            await self._records.replace(EVERYONE, name, ServiceRecord(name=name, reason=reason))
-            self._said[name] = reason
+        """Write how the service fares, when that has changed."""
+        about = _about(service, status)
+        if self._said.get(about.name) != about:
+            await self._records.replace(EVERYONE, about.name, ServiceRecord(about=about))
+            self._said[about.name] = about
+
+
+def _about(service: ActivatedService, status: ServiceStatus | None) -> ServiceInfo:
+    spec = service.spec
+    return ServiceInfo(
+        name=spec.name,
+        kind=spec.kind,
+        base_model=spec.base,
+        state=None if status is None else status.state,
+        reason=_reason(service, status),
+        queued=service.backlog.depth,
+        activations=service.slots.open,
+        replicas=None if status is None else status.replicas,
+    )
 
 
 def _reason(service: ActivatedService, status: ServiceStatus | None) -> str | None:

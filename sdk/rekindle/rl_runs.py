@@ -15,12 +15,13 @@ from urllib.parse import quote
 
 from rekindle import background, exports
 from rekindle.futures import Future, Progress
+from rekindle.polling import LONGEST_POLL, SHORTEST_POLL
 from rekindle.session import Session
 from rekindle.specs import Spec, as_run_spec
-from rekindle.types.rl import MetricsResponse, MetricsRow, RlRunInfo, RlRunsResponse
+from rekindle.types.rl import MetricsResponse, MetricsRow, RlPhase, RlRunInfo, RlRunsResponse
 
-WATCH_SECONDS = 1.0
-"""From one look to the next."""
+LONGEST_WAIT = 30.0
+"""Seconds for which the server is asked to hold a watch's poll."""
 PAGE_ROWS = 1000
 OVER = ("completed", "failed", "cancelled")
 """Phases that nothing follows."""
@@ -94,12 +95,17 @@ class RlRuns:
         """All rows of metrics so far, in order; with `after`, those behind the row of that number."""
         return self._session.future(lambda _: self._rows(run_id, -1 if after is None else after))
 
-    def watch(self, run_id: str, after: int | None = None, seconds: float = WATCH_SECONDS) -> "Watch":
+    def watch(self, run_id: str, after: int | None = None, every: float | None = None) -> "Watch":
         """What happens to a run until it ends: `for run, rows in service.rl_runs.watch(id):`, or `async for`.
 
-        after: the last row that is known already; None: none. seconds: from one look to the next.
+        after: the last row that is known already; None: none. every: seconds after which it is given though nothing
+        is new, for those who show other things beside it; None: only news.
         """
-        return Watch(lambda known: self._session.future(lambda _: self._look(run_id, known)), after, seconds)
+
+        def look(known: int, phase: RlPhase | None) -> Future[Update]:
+            return self._session.future(lambda _: self._look(run_id, known, phase, every or LONGEST_WAIT))
+
+        return Watch(look, after, idle=every is not None)
 
     # ---- Out ----
 
@@ -154,51 +160,60 @@ class RlRuns:
     async def _rows(self, run_id: str, after: int) -> RowList:
         found: RowList = []
         while True:
-            page = await self._session.transport.ask(
-                MetricsResponse,
-                "GET",
-                f"{run_route(run_id)}/metrics",
-                params={"after": after, "limit": PAGE_ROWS},
-            )
+            page = await self._page(run_id, after)
             found += page.rows
             if len(page.rows) < PAGE_ROWS:
                 return found
             after = page.next
 
-    async def _look(self, run_id: str, after: int) -> Update:
-        run = await self._info(run_id)  # first: a run that has ended has written all its rows
-        return Update(run, tuple(await self._rows(run_id, after)))
+    async def _page(self, run_id: str, after: int, **waiting: Any) -> MetricsResponse:
+        params = {"after": after, "limit": PAGE_ROWS, **waiting}
+        path = f"{run_route(run_id)}/metrics"
+        return await self._session.transport.ask(
+            MetricsResponse, "GET", path, params=params, held=LONGEST_POLL
+        )
+
+    async def _look(self, run_id: str, after: int, phase: RlPhase | None, wait: float) -> Update:
+        """Where a run stands; of one that was looked at before, when something is new or after a while."""
+        found: tuple[MetricsRow, ...] = ()
+        if phase is not None:
+            started = time.monotonic()
+            found = (await self._page(run_id, after, wait=wait, phase=phase)).rows
+            if not found:
+                await asyncio.sleep(started + SHORTEST_POLL - time.monotonic())
+        run = await self._info(run_id)  # before its rows: one that has ended has written them all
+        return Update(run, (*found, *await self._rows(run_id, found[-1].row if found else after)))
 
 
 class Watch:
-    """Looks at a run again and again; gives the first look, each that brings something, and the last."""
+    """Looks at a run again and again; gives the first look, each that brings something (or every one), and the last."""
 
-    def __init__(self, look: Callable[[int], Future[Update]], after: int | None, seconds: float) -> None:
+    def __init__(
+        self, look: Callable[[int, RlPhase | None], Future[Update]], after: int | None, *, idle: bool
+    ) -> None:
         self._look = look
         self._after = -1 if after is None else after
-        self._seconds = seconds
+        self._idle = idle
 
     def __iter__(self) -> Iterator[Update]:
         known, last = self._after, None
         while True:
-            found = self._look(known).result()
-            if _is_news(last, found):
+            found = self._look(known, last.phase if last else None).result()
+            if self._idle or _is_news(last, found):
                 yield found
             known, last = _known(known, found), found.run
             if last.phase in OVER:
                 return
-            time.sleep(self._seconds)
 
     async def __aiter__(self) -> AsyncIterator[Update]:
         known, last = self._after, None
         while True:
-            found = await self._look(known)
-            if _is_news(last, found):
+            found = await self._look(known, last.phase if last else None)
+            if self._idle or _is_news(last, found):
                 yield found
             known, last = _known(known, found), found.run
             if last.phase in OVER:
                 return
-            await asyncio.sleep(self._seconds)
 
 
 def _is_news(last: RlRunInfo | None, found: Update) -> bool:

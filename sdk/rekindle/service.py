@@ -17,6 +17,8 @@ from rekindle.types import (
     GetServerCapabilitiesResponse,
     InvalidField,
     LoraConfig,
+    ServiceInfo,
+    ServicesResponse,
     TinkerPath,
 )
 
@@ -34,6 +36,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLES = ("REKINDLE_BASE_URL", "TINKER_BASE_URL")
 KEY_VARIABLES = ("REKINDLE_API_KEY", "TINKER_API_KEY")
 REQUEST_SECONDS = 60.0
+ServiceList = list[ServiceInfo]
 
 
 class ServiceClient:
@@ -120,6 +123,14 @@ class ServiceClient:
                 GetServerCapabilitiesResponse, "GET", "/get_server_capabilities"
             )
         )
+
+    def list_services(self) -> Future[ServiceList]:
+        """How the services behind the server fare: state, replicas, queued work. Empty where none starts on demand."""
+
+        async def ask(_: Progress) -> ServiceList:
+            return list((await self._session.transport.ask(ServicesResponse, "GET", "/services")).services)
+
+        return self._session.future(ask)
 
     def create_lora_training_client(
         self,

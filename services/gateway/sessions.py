@@ -1,4 +1,6 @@
-"""Sessions: one client process and everything that it creates. A silent session is idle, not dead."""
+"""Sessions: one client process and everything that it creates; and what the server offers. A silent session is idle,
+not dead.
+"""
 
 import contextlib
 import uuid
@@ -11,7 +13,7 @@ from fastapi.responses import JSONResponse
 from events.commands import Answer, release
 from events.edge import EdgeDep, TenantDep, failed, read
 from events.failure import NotFound
-from events.records import EVERYONE, ModelRecord, RunRecord, SamplerRecord, SessionRecord
+from events.records import EVERYONE, ModelRecord, RunRecord, SamplerRecord, ServiceRecord, SessionRecord
 from rekindle.types.requests import (
     ClientConfigRequest,
     ClientConfigResponse,
@@ -23,6 +25,7 @@ from rekindle.types.requests import (
     GetSessionResponse,
     ListSessionsResponse,
     PageQuery,
+    ServicesResponse,
     SessionHeartbeatRequest,
     SessionHeartbeatResponse,
     SupportedModel,
@@ -130,6 +133,14 @@ async def get_server_capabilities(edge: EdgeDep) -> Answer:
             for model in models
         )
     ).model_dump()
+
+
+@router.get("/services")
+async def list_services(edge: EdgeDep) -> Answer:
+    """How the services fare that are started on demand, by name."""
+    records = await edge.records.all(ServiceRecord, EVERYONE)
+    found = sorted((record.about for record in records), key=lambda about: about.name)
+    return ServicesResponse(services=tuple(found)).model_dump(mode="json")
 
 
 @router.post("/telemetry")

@@ -176,6 +176,7 @@ def row(child: Child, pid: int | None) -> dict[str, object]:
         "service": child.service,
         "base_model": child.base_model,
         "replica": child.replica,
+        "replicas": 0 if pid is None else 1,
         "pid": pid,
         "state": "starting" if child.state == "ready" and pid is None else child.state,
         "activations": child.activations,

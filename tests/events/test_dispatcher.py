@@ -18,11 +18,11 @@ from events.dispatcher.backlog import DRIVEN_RUNS, DataBacklog, QueueBacklog, Ru
 from events.dispatcher.dispatcher import Dispatcher
 from events.dispatcher.post import make_client
 from events.dispatcher.service import ActivatedService
-from events.failure import Failure
+from events.failure import Failure, NotFound
 from events.futures import Futures
 from events.lease import RunHolder
 from events.platform import ServiceSpec, ServiceStatus, Verdict
-from events.records import LoraShape, Records, RunRecord, SamplerRecord
+from events.records import EVERYONE, LoraShape, Records, RunRecord, SamplerRecord, ServiceRecord
 from events.runlog import RunLog
 from events.streams import CHECKPOINT, DATA, SAMPLE
 from events.tasks import end
@@ -271,6 +271,37 @@ async def test_what_a_snapshot_contains_is_no_gap(lab: Lab) -> None:
     assert await backlog.read() == 1
 
 
+# What everybody may know
+
+
+async def test_how_a_service_fares_stands_in_its_record(lab: Lab, stub: Service) -> None:
+    spec = lab.spec("sample", stub.url)
+    lab.platform.found[spec.name] = ServiceStatus(state="ready", replicas=2)
+    sampler = await lab.sampler()
+
+    async def until_known(**wanted: object) -> None:
+        async with asyncio.timeout(20):
+            while not await fares(wanted):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    async def fares(wanted: dict[str, object]) -> bool:
+        with contextlib.suppress(NotFound):
+            about = (await lab.records.get(ServiceRecord, EVERYONE, spec.name)).about
+            assert (about.kind, about.base_model, about.reason) == ("sample", lab.base, None)
+            return wanted.items() <= about.model_dump().items()
+        return False
+
+    async with lab.dispatching(spec):
+        await until_known(state="ready", replicas=2, queued=0, activations=0)
+        for number in range(3):
+            await lab.sample(sampler, number, tokens=5000)
+        await until_known(queued=3, activations=1)
+        await lab.bus.purge(SAMPLE, names.sample_filter(lab.base))
+        stub.answer.set()
+        lab.platform.found[spec.name] = ServiceStatus(state="zero", replicas=0)
+        await until_known(state="zero", replicas=0, queued=0, activations=0)
+
+
 # Activations
 
 
@@ -338,7 +369,7 @@ async def test_a_service_that_is_not_there_is_asked_again(lab: Lab, stub: Servic
 class SlowBacklog:
     """Work that is always there, and takes as long to read as the test says."""
 
-    subject = "nothing.>"
+    subject, depth = "nothing.>", 1
 
     def __init__(self) -> None:
         self.reading, self.may_end = asyncio.Event(), asyncio.Event()

@@ -88,7 +88,7 @@ class CliServer:
         match parts:
             case ["retrieve_future"]:
                 return self.results[json.loads(request.content)["request_id"]]
-            case ["rl_runs" | "triggers", *_]:
+            case ["rl_runs" | "triggers" | "services", *_]:
                 return self.rl.handle(request)
             case ["datasets", *rest]:
                 return self._datasets(method, rest, request)

@@ -9,6 +9,7 @@ import httpx
 from pydantic import BaseModel
 
 from rekindle import ServiceClient
+from rekindle.types import ServiceInfo, ServicesResponse
 from rekindle.types.rl import (
     Firing,
     FiringsResponse,
@@ -34,6 +35,11 @@ SPEC: dict[str, Any] = {
     "alarms": {"gap": None},
     "checkpoints": None,
 }
+SERVICES = (
+    ServiceInfo(name="reward", kind="reward", state="ready", replicas=1, queued=7, activations=1),
+    ServiceInfo(name="sample-tiny", kind="sample", base_model="tiny", state="zero", reason="starting"),
+    ServiceInfo(name="train-huge", kind="train", base_model="huge"),
+)
 
 
 def row(number: int) -> MetricsRow:
@@ -93,6 +99,8 @@ class RlServer:
                 return self._start(request)
             case "GET", ["rl_runs"]:
                 return message(RlRunsResponse(runs=tuple(reversed(self.runs.values()))))
+            case "GET", ["services"]:
+                return message(ServicesResponse(services=SERVICES))
             case _, ["rl_runs", id, *rest]:
                 if id not in self.runs:
                     return failed(f"rl_run {id!r} does not exist", 404)

@@ -22,9 +22,8 @@ def spec(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pause between looks."""
-    monkeypatch.setattr("rekindle.rl_runs.WATCH_SECONDS", 0.0)
-    monkeypatch.setattr("rekindle.rl_runs.time.sleep", lambda _: None)
+    """No pause between looks: the server of these tests holds no polls."""
+    monkeypatch.setattr("rekindle.rl_runs.SHORTEST_POLL", 0.0)
 
 
 def test_a_run_is_started_from_a_file_once_for_a_key(cli: CliServer, spec: Path) -> None:
@@ -97,6 +96,9 @@ def test_on_a_terminal_a_watch_is_one_moving_picture(cli: CliServer, monkeypatch
     for part in ("sql [bold]", "rl-0 completed at step 4/4", "▁▃▆█", "4/4", "tokens/s", "1235", "train s"):
         assert part in said, part
     assert "held out 0.5 at version 2" in said
+    *_, heads, graders, samplers = (line.split() for line in said.splitlines())
+    assert heads == ["service", "state", "replicas", "queued"]
+    assert (graders, samplers) == (["reward", "ready", "1", "7"], ["sample", "zero", "–", "0", "starting"])
 
 
 def test_the_picture_of_a_run_without_rows_says_so(cli: CliServer) -> None:

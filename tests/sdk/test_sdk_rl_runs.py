@@ -28,6 +28,12 @@ steps: 4
 """
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server of these tests holds no polls."""
+    monkeypatch.setattr("rekindle.rl_runs.SHORTEST_POLL", 0.0)
+
+
 @pytest.fixture
 def server() -> RlServer:
     return RlServer()
@@ -112,10 +118,10 @@ def test_metrics_come_whole_over_all_pages(
 
 def test_a_watch_gives_every_row_once_until_the_run_ends(server: RlServer, service: ServiceClient) -> None:
     id = server.begin()
-    seen = list(service.rl_runs.watch(id, seconds=0))
+    seen = list(service.rl_runs.watch(id))
     assert [one.row for _, rows in seen for one in rows] == [0, 1, 2, 3]
     assert [run.phase for run, _ in seen] == ["running"] * 3 + ["completed"]
-    again = list(service.rl_runs.watch(id, after=1, seconds=0))
+    again = list(service.rl_runs.watch(id, after=1))
     assert [[one.row for one in rows] for _, rows in again] == [[2, 3]], "what has ended is one look"
 
 
@@ -123,7 +129,7 @@ async def test_a_watch_is_awaited_too_and_says_nothing_while_nothing_happens(
     server: RlServer, service: ServiceClient
 ) -> None:
     id, server.stands = server.begin(), 5
-    seen = [(run.step, len(rows)) async for run, rows in service.rl_runs.watch(id, seconds=0)]
+    seen = [(run.step, len(rows)) async for run, rows in service.rl_runs.watch(id)]
     assert seen == [(0, 0), (1, 1), (2, 1), (3, 1), (4, 1)] and server.stands == 0
 
 
@@ -132,7 +138,7 @@ async def test_a_watch_is_awaited_too_and_says_nothing_while_nothing_happens(
 
 def test_metrics_are_written_as_csv(server: RlServer, service: ServiceClient, tmp_path: Path) -> None:
     id = server.begin()
-    list(service.rl_runs.watch(id, seconds=0))
+    list(service.rl_runs.watch(id))
     path = service.rl_runs.to_csv(id, tmp_path / "run.csv").result(10)
     with path.open(newline="") as file:
         found = list(csv.DictReader(file))
@@ -150,7 +156,7 @@ def test_a_run_is_drawn_with_labelled_axes(
 ) -> None:
     pytest.importorskip("matplotlib")
     id = server.begin(name="$cost & <sql>")
-    list(service.rl_runs.watch(id, seconds=0))
+    list(service.rl_runs.watch(id))
     drawn = service.rl_runs.plot(id, tmp_path / f"run.{ending}").result(60).read_bytes()
     assert drawn.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
     if ending == "svg":
@@ -189,7 +195,7 @@ def test_a_run_goes_to_weights_and_biases_by_its_package(
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=Logged))
     id = server.begin()
-    list(service.rl_runs.watch(id, seconds=0))
+    list(service.rl_runs.watch(id))
     address = service.rl_runs.to_wandb(id, "sql", mode="offline").result(10)
     options, *steps, end = logged
     assert address == "https://wandb.test/run" and end == "finished"
@@ -229,7 +235,7 @@ def test_a_run_goes_to_mlflow_by_its_package(
     )
     monkeypatch.setitem(sys.modules, "mlflow", package)
     id = server.begin(prompt="{question}" + "x" * 2 * MAX_PARAMETER)
-    list(service.rl_runs.watch(id, seconds=0))
+    list(service.rl_runs.watch(id))
     assert service.rl_runs.to_mlflow(id, "sql").result(10) == "m1"
     assert said["experiment"] == "sql" and said["ended"]
     assert said["run"] == {"run_name": "sql", "tags": {"rl_run": id, "tags": "a,b"}}

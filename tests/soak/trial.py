@@ -32,6 +32,7 @@ from events import catalog, facts, names
 from events.bus import Bus
 from events.records import Records, ServiceRecord
 from events.streams import ALIVE, CHECKPOINT, FACTS, SAMPLE
+from rekindle.types import ServiceInfo
 from services.local import nats_server
 from tests.gateway.wire import Run, Wire, connect, datum
 from tests.stack import Stack, running_stack
@@ -111,7 +112,8 @@ async def fill_blocks(stack: Stack) -> None:
             data={FILLER: text},
         )
         await facts.publish(bus, FILLER, fact)
-        await Records(bus).replace(FILLER, FILLER, ServiceRecord(name=FILLER, reason=text))
+        about = ServiceInfo(name=FILLER, kind=FILLER, reason=text)
+        await Records(bus).replace(FILLER, FILLER, ServiceRecord(about=about))
     await bus.close()
 
 

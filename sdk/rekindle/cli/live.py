@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from rekindle import ServiceClient
     from rekindle.rl_runs import Update
+    from rekindle.types import ServiceInfo
     from rekindle.types.rl import MetricsRow, RlRunInfo
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -33,17 +34,19 @@ FIGURES = (
     ("step s", "seconds"),
 )
 """Heading and field."""
+EVERY = 2.0
+"""Seconds after which a moving picture is drawn anew though no step has ended: queues are quicker."""
 
 
 def follow(service: "ServiceClient", run_id: str, after: int | None, as_json: bool) -> "RlRunInfo":
     """Show a run until it ends; returns what it was in the end."""
     from rich.console import Console
 
-    updates = service.rl_runs.watch(run_id, after)
     console = Console()
-    if as_json:
-        return _as_json(updates)
-    return _moving(console, updates) if console.is_terminal else _lines(updates)
+    if console.is_terminal and not as_json:
+        return _moving(console, service, service.rl_runs.watch(run_id, after, EVERY))
+    updates = service.rl_runs.watch(run_id, after)
+    return _as_json(updates) if as_json else _lines(updates)
 
 
 def _as_json(updates: "Iterable[Update]") -> "RlRunInfo":
@@ -87,7 +90,7 @@ def said(run: "RlRunInfo") -> str:
     return f"{run.id} {run.phase} at step {run.step}/{run.steps}{reason}"
 
 
-def _moving(console: "Console", updates: "Iterable[Update]") -> "RlRunInfo":
+def _moving(console: "Console", service: "ServiceClient", updates: "Iterable[Update]") -> "RlRunInfo":
     from rich.live import Live
 
     rewards: list[float | None] = []
@@ -98,7 +101,8 @@ def _moving(console: "Console", updates: "Iterable[Update]") -> "RlRunInfo":
             rewards += [one.reward for one in rows if one.step is not None]
             held_out += [pair for one in rows for pair in one.evaluations]
             row = rows[-1] if rows else row or run.metrics
-            live.update(picture(run, row, rewards, held_out), refresh=True)
+            services = service.list_services().result()
+            live.update(picture(run, row, rewards, held_out, services), refresh=True)
     assert run is not None, "a watch gives at least one look"
     return run
 
@@ -108,8 +112,9 @@ def picture(
     row: "MetricsRow | None",
     rewards: "list[float | None]",
     held_out: list[tuple[int, float]],
+    services: "Iterable[ServiceInfo]" = (),
 ) -> "RenderableType":
-    """The run, how far it has come, its rewards so far, and the figures of the last step."""
+    """The run, how far it has come, its rewards so far, the figures of the last step, and who works on it."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -130,7 +135,23 @@ def picture(
     if held_out:
         version, value = held_out[-1]
         parts.append(Text(f"held out {value:.4g} at version {version}"))
+    if mine := [one for one in services if one.base_model in (None, run.base_model)]:
+        parts.append(_services(mine))
     return Group(*parts)
+
+
+def _services(services: "Iterable[ServiceInfo]") -> "RenderableType":
+    """A service a line."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("service", "state", "replicas", "queued"):
+        table.add_column(heading, justify="right" if heading in ("replicas", "queued") else "left")
+    for one in services:
+        values = (one.kind, one.state, one.replicas, one.queued, one.reason or "")
+        table.add_row(*(Text(output.cell(value)) for value in values))
+    return table
 
 
 def sparkline(values: "list[float | None]") -> str:

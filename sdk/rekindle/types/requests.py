@@ -10,6 +10,7 @@
 | `sessions`, `sessions/{id}` | `PageQuery` | `ListSessionsResponse`, `GetSessionResponse` |
 | `telemetry` | `TelemetrySendRequest` | `TelemetryResponse` |
 | `get_server_capabilities` | – | `GetServerCapabilitiesResponse` |
+| `services` | – | `ServicesResponse` |
 | `retrieve_future` | `FutureRetrieveRequest` | a result, `RequestFailedResponse`, or 408 `PendingResponse` |
 | `create_model` | `CreateModelRequest` | future of `CreateModelResponse` |
 | `load_weights` | `LoadWeightsRequest` | future of `LoadWeightsResponse` |
@@ -129,6 +130,9 @@ from rekindle.types.sessions import (
     PendingResponse,
     QueueState,
     RequestFailedResponse,
+    ServiceInfo,
+    ServicesResponse,
+    ServiceState,
     SessionHeartbeatRequest,
     SessionHeartbeatResponse,
     SupportedModel,
@@ -204,6 +208,9 @@ __all__ = [
     "SaveWeightsRequest",
     "SaveWeightsResponse",
     "SeqId",
+    "ServiceInfo",
+    "ServiceState",
+    "ServicesResponse",
     "SessionHeartbeatRequest",
     "SessionHeartbeatResponse",
     "SupportedModel",

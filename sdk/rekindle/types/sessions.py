@@ -136,6 +136,35 @@ class GetServerCapabilitiesResponse(Message):
     supported_models: tuple[SupportedModel, ...]
 
 
+ServiceState = Literal["zero", "starting", "ready", "stopping", "failed"]
+
+
+class ServiceInfo(Message):
+    """One of the services behind a server. E.g. `{"name": "reward", "kind": "reward", "state": "zero"}`."""
+
+    name: str
+    kind: str
+    """`train`, `sample`, `reward`, `data` or `checkpoint`."""
+    base_model: ModelName | None = None
+    """That it is for; None: all."""
+    state: ServiceState | None = None
+    """None: not known yet."""
+    reason: str | None = None
+    """Why its work waits, for people; None: it does not."""
+    queued: Count = 0
+    """Commands that wait or are in hand, as counted within the last seconds; of a trainer, runs that have some."""
+    activations: Count = 0
+    """Requests that are held open so that it works."""
+    replicas: Count | None = None
+    """Processes or pods; None: not known."""
+
+
+class ServicesResponse(Message):
+    """Answer of `GET services`; none where nobody starts services on demand."""
+
+    services: tuple[ServiceInfo, ...]
+
+
 class GetSessionResponse(Message):
     training_run_ids: tuple[Id, ...]
     sampler_ids: tuple[Id, ...]

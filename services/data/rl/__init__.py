@@ -13,7 +13,8 @@ In reading order:
                     (what they answered), `report` (what the world hears), each by the `ids` of a run
 9. `prompts`        which prompt a command is about, from `rows` and `text`, its tokens
 10. `batch`         scored rollouts as datums; `metrics` and `timing`, what is known of a step
-11. `api`           the HTTP edge; `create` checks a spec and fixes it (`functions`), `info` says where a run stands
+11. `api`           the HTTP edge; `create` checks a spec and fixes it (`functions`), `info` says where a run stands,
+                    `news` waits for what is new of it
 12. `triggers`      sees facts and does what follows of them, a run or a `webhook`; `fires` is what one event does to
                     one trigger, `triggers_api` their HTTP edge
 """

@@ -18,6 +18,7 @@ from services.data.api import IdempotencyKey
 from services.data.rl.create import check_rows_stand, create
 from services.data.rl.info import info_of
 from services.data.rl.machine import OVER
+from services.data.rl.news import rows_or_phase
 from services.data.rl.queue import queue_drive
 from services.data.rl.store import Store, What
 
@@ -70,9 +71,13 @@ async def _run(edge: Edge, tenant: str, run_id: str) -> RlRunRecord:
 async def metrics(
     run_id: str, query: Annotated[MetricsQuery, Query()], edge: EdgeDep, tenant: TenantDep
 ) -> Answer:
-    """Rows of metrics behind the one that is known."""
-    await info_of(edge, tenant, await _run(edge, tenant, run_id))
-    rows = await Store(edge.bus, tenant, run_id).rows(query.after, query.limit)
+    """Rows of metrics behind the one that is known; waits for some, if asked to."""
+    phase = (await info_of(edge, tenant, await _run(edge, tenant, run_id))).phase
+    store = Store(edge.bus, tenant, run_id)
+    if query.wait:
+        rows = await rows_or_phase(edge, store, query.model_copy(update={"phase": query.phase or phase}))
+    else:
+        rows = await store.rows(query.after, query.limit)
     last = rows[-1].row if rows else query.after
     return MetricsResponse(rows=tuple(rows), next=last).model_dump(mode="json")
 

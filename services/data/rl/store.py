@@ -21,6 +21,8 @@ from rekindle.types.rl import MetricsRow
 from services.data.rl.state import State
 
 What = Literal["run", "pause", "cancel"]
+PHASE = "ce-phase"
+"""Header of a state: the run's phase, for those who hear of it."""
 
 
 class Control(BaseModel):
@@ -60,7 +62,7 @@ class Store:
     def subject(self, *parts: str | int) -> str:
         return names.rl_subject(self.tenant, self.run_id, *parts)
 
-    def event(self, type_: str, payload: BaseModel) -> CloudEvent:
+    def event(self, type_: str, payload: BaseModel, **extensions: str) -> CloudEvent:
         return envelope.make_event(
             type_,
             id=self.run_id,
@@ -68,6 +70,7 @@ class Store:
             service="data",
             subject=self.run_id,
             data=payload.model_dump_json().encode(),
+            **extensions,
         )
 
     @again_when_unavailable
@@ -180,7 +183,7 @@ class Hold:
     @again_when_unavailable
     async def _append(self, standing: Standing) -> int:
         store = self._store
-        event = store.event(catalog.RL_STATE, standing)
+        event = store.event(catalog.RL_STATE, standing, phase=standing.state.phase)
         try:
             return await store.bus.append(store.subject("state"), event, expect_last=self._sequence)
         except Conflict:

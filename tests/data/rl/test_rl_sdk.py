@@ -28,7 +28,7 @@ def test_a_run_is_started_steered_and_deleted_by_the_sdk(service: ServiceClient,
         for steer in (runs.pause, runs.resume, runs.cancel):
             assert steer(made.id).result(30).id == made.id
         assert runs.metrics(made.id).result(30) == []
-        *_, (last, rows) = runs.watch(made.id, seconds=0.05)
+        *_, (last, rows) = runs.watch(made.id)
         assert (last.phase, rows) == ("cancelled", ())
         assert runs.delete(made.id).result(30) is None
         with pytest.raises(BadRequest, match=r"dataset\.name"):

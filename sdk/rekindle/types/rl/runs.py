@@ -95,6 +95,10 @@ class MetricsQuery(Message):
     after: Annotated[int, Field(ge=-1, le=MAX_INT64)] = -1
     """The last row that is known; -1: none."""
     limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 1000
+    wait: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """Seconds for which the answer may wait for a row; the server may answer sooner, without one."""
+    phase: RlPhase | None = None
+    """The phase that is known: another one is answered at once. None: whichever it is when the request comes."""
 
 
 class MetricsResponse(Exact):
