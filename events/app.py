@@ -13,7 +13,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from events import activate, tasks
-from events.edge import OPEN_PATHS, PREFIX, Edge, EdgeDep, Guard, add_error_answers
+from events.admission import Admission
+from events.edge import OPEN_PATHS, PREFIX, Edge, EdgeDep, add_error_answers
 from events.failure import BusUnavailable
 from events.notify import Notify
 from events.settings import EdgeSettings
@@ -51,7 +52,7 @@ def make_app(
     app.add_api_route(f"{PREFIX}/healthz", _healthz, methods=["GET"])
     app.add_api_route("/metrics", _metrics, methods=["GET"])
     add_error_answers(app)
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Admission, settings=settings)
     app.add_middleware(Presence, state=app.state)
     return app
 

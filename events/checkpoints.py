@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from events import catalog, envelope, names
 from events.bus import Bus, Stored
 from events.failure import Conflict, NotFound
-from events.records import EVERYONE, LoraShape, ModelRecord, Records, RunRecord
+from events.records import EVERYONE, LoraShape, ModelRecord, PublishedRecord, Records, RunRecord
 from rekindle.types import TinkerPath
 from rekindle.types.paths import Kind
 
@@ -67,6 +67,33 @@ class Checkpoints:
             raise NotFound(f"checkpoint {path} does not exist")
         return entry
 
+    async def readable(self, tenant: str, path: TinkerPath) -> CheckpointEntry:
+        """The living entry of a path of the tenant's own, or that another has published. Raises NotFound."""
+        owner = await self.owner(tenant, path)
+        entry = await self.find(owner, path)
+        if owner != tenant and not entry.public:
+            raise NotFound(f"checkpoint {path} does not exist")
+        return entry
+
+    async def owner(self, tenant: str, path: TinkerPath) -> str:
+        """Whose checkpoint a path names, as far as the tenant can know. Its entry says whether it may be read."""
+        try:
+            await self._records.get(RunRecord, tenant, path.run_id)
+        except NotFound:
+            with contextlib.suppress(NotFound):
+                return (await self._records.get(PublishedRecord, EVERYONE, str(path))).tenant
+        return tenant
+
+    async def publish(self, tenant: str, entry: CheckpointEntry) -> None:
+        """Let all tenants read a checkpoint. Raises NotFound."""
+        await self._records.replace(EVERYONE, entry.path, PublishedRecord(tenant=tenant))
+        await self.change(tenant, entry, public=True)
+
+    async def withdraw(self, tenant: str, entry: CheckpointEntry) -> None:
+        """Let nobody else read it any more. Raises NotFound."""
+        await self.change(tenant, entry, public=False)
+        await self._records.delete(PublishedRecord, EVERYONE, entry.path)
+
     async def latest(self, tenant: str, run: RunRecord, kind: Kind, name: str) -> CheckpointEntry | None:
         """The newest entry under a name, dead or alive."""
         subject = names.checkpoint_subject(run.base, tenant, run.run_id, kind, name)
@@ -106,6 +133,8 @@ class Checkpoints:
             with contextlib.suppress(Conflict):
                 event = entry_event(tenant, "checkpoint", changed)
                 await self._bus.append(subject, event, expect_last=stored.sequence)
+                if changed.deleted and changed.public:
+                    await self._records.delete(PublishedRecord, EVERYONE, changed.path)
                 return changed
 
     async def plan_expiry(self, tenant: str, entry: CheckpointEntry) -> None:
@@ -131,6 +160,8 @@ class Checkpoints:
             event = entry_event(tenant, "checkpoint", standing.model_copy(update={"deleted": True}))
             with contextlib.suppress(Conflict):
                 await self._bus.append(subject, event, expect_last=stored.sequence)
+                if standing.public:
+                    await self._records.delete(PublishedRecord, EVERYONE, standing.path)
                 return standing.blob
         return None
 

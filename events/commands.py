@@ -47,6 +47,28 @@ async def open_session(edge: Edge, tenant: str, session_id: str) -> SessionRecor
     return session
 
 
+async def admit_run(edge: Edge, tenant: str, run_id: str) -> None:
+    """Raises QuotaExceeded for a new run beyond the tenant's quota."""
+
+    async def others() -> int:
+        runs = await edge.records.all(RunRecord, tenant)
+        if any(run.run_id == run_id for run in runs):
+            return -1  # it is there: nothing is added
+        return sum(run.rejected is None and not run.closed for run in runs)
+
+    await edge.quotas.admit(tenant, "training_runs", others)
+
+
+async def admit_queued(edge: Edge, tenant: str, stream: str, queue_filter: str) -> None:
+    """Raises QuotaExceeded for a command more than the tenant's quota of a work queue admits."""
+    subjects = names.tenant_filter(queue_filter, names.token(tenant))
+
+    async def waiting() -> int:
+        return len(await edge.bus.subjects(stream, subjects))
+
+    await edge.quotas.admit_queued(tenant, subjects, waiting)
+
+
 async def read_numbered(
     request: Request, edge: Edge, tenant: str, kind: type[M]
 ) -> tuple[RunRecord, int, M | None]:

@@ -6,7 +6,6 @@ waits, and the future fails with category `user`.
 """
 
 import asyncio
-import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
@@ -20,27 +19,27 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from events import trace
 from events.activity import Activity
 from events.blobs import Blobs, open_blobs
 from events.bus import Bus
 from events.checkpoints import Checkpoints
 from events.failure import BusUnavailable, NotFound, StreamFull
 from events.futures import Futures, Gone
+from events.quotas import RETRY_SECONDS, QuotaExceeded, Quotas
 from events.records import Records
 from events.runlog import RunLog
-from events.settings import LOOPBACK, EdgeSettings
+from events.settings import EdgeSettings
 from rekindle.types import InvalidField
 from rekindle.types.requests import first_mistake
 
 log = structlog.get_logger(__name__)
 
 PREFIX = "/api/v1"
-LOCAL_TENANT = "local"
 THREAD_BYTES = 64 * 1024
-OPEN_PATHS = frozenset({f"{PREFIX}/healthz", "/metrics"})
+HEALTH = f"{PREFIX}/healthz"
+OPEN_PATHS = frozenset({HEALTH, "/metrics"})
+"""Whoever asks these keeps no replica: they are no load."""
 MAX_DRAIN_BYTES = 1024 * 1024 * 1024
 """A body over the limit is read on and dropped up to this size, so that the client sees the answer."""
 
@@ -58,6 +57,7 @@ class Edge:
     settings: EdgeSettings
     activity: Activity
     """Whether this replica shall take work."""
+    quotas: Quotas
     highest: LRUCache[str, int] = field(default_factory=lambda: LRUCache(maxsize=1024))
     """The highest number seen of the commands of runs in use, by root subject."""
 
@@ -72,7 +72,15 @@ class Edge:
         await futures.start()
         activity = Activity(always=not settings.activation, linger=settings.linger_seconds)
         return cls(
-            bus, blobs, records, Checkpoints(bus, records), futures, RunLog(bus, blobs), settings, activity
+            bus,
+            blobs,
+            records,
+            Checkpoints(bus, records),
+            futures,
+            RunLog(bus, blobs),
+            settings,
+            activity,
+            Quotas(settings.quotas),
         )
 
     @property
@@ -199,6 +207,7 @@ def add_error_answers(app: FastAPI) -> None:
     answer(Gone, 410)
     answer(BusUnavailable, 503, **{"Retry-After": "1"})
     answer(StreamFull, 429, **{"Retry-After": "1"})
+    answer(QuotaExceeded, 429, **{"Retry-After": str(RETRY_SECONDS)})
     answer(ClientDisconnect, 400)  # nobody hears it
 
     async def invalid(_: Request, error: Exception) -> Response:
@@ -219,47 +228,3 @@ def add_error_answers(app: FastAPI) -> None:
         return failed(500, f"internal error ({type(error).__name__}); the server's log says more")
 
     app.add_exception_handler(Exception, broken)
-
-
-class Guard:
-    """Who may come in: checks the API key, names the tenant, refuses pages of other origins.
-
-    Without keys only loopback is served, and then a browser must not be led here by another site's page: a
-    foreign `Origin` or `Host` is refused.
-    """
-
-    def __init__(self, app: ASGIApp, settings: EdgeSettings) -> None:
-        self._app = app
-        self._keys = frozenset(settings.api_keys)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
-        refused = None if self._is_open(scope["path"]) else self._refuse(headers)
-        if refused is not None:
-            return await refused(scope, receive, send)
-        scope["tenant"] = LOCAL_TENANT
-        trace.take_up(headers.get("traceparent"))
-        return await self._app(scope, receive, send)
-
-    def _is_open(self, path: str) -> bool:
-        """Health, metrics, and download links, which carry their own signature."""
-        return path in OPEN_PATHS or path.startswith(f"{PREFIX}/downloads/")
-
-    def _refuse(self, headers: dict[str, str]) -> Response | None:
-        if self._keys:
-            digest = hashlib.sha256(headers.get("x-api-key", "").encode()).hexdigest()
-            return None if digest in self._keys else failed(401, "X-API-Key: missing or not known")
-        for name in ("host", "origin"):
-            if name in headers and not _is_loopback(headers[name]):
-                return failed(403, f"{name}: only this machine is served without API keys")
-        return None
-
-
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition("//")[2]
-    name = (
-        host[1 : host.index("]")] if host.startswith("[") and "]" in host else host.rpartition(":")[0] or host
-    )
-    return name in LOOPBACK

@@ -93,6 +93,9 @@ def reward_subject(tenant: str, request: str, shard: int) -> str:
     return f"reward.{token(tenant)}.{id_token(request)}.{shard}"
 
 
+REWARD_FILTER = "reward.>"
+
+
 def data_subject(tenant: str, owner: str, seq: int) -> str:
     return f"data.{token(tenant)}.{id_token(owner)}.{seq}"
 

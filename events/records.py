@@ -214,6 +214,12 @@ class SandboxRecord(Record):
     found: SandboxInfo
 
 
+class PublishedRecord(Record):
+    """Whose a checkpoint is that others may read. The entry itself decides: it may have been withdrawn since."""
+
+    tenant: str
+
+
 KINDS: dict[type[Record], str] = {
     ModelRecord: "model",
     ServiceRecord: "service",
@@ -227,6 +233,7 @@ KINDS: dict[type[Record], str] = {
     FunctionRecord: "function",
     FunctionSource: "source",
     SandboxRecord: "sandbox",
+    PublishedRecord: "published",
 }
 IMMUTABLE = frozenset({RunRecord, SamplerRecord, RlRunRecord})
 

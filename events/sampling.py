@@ -11,7 +11,7 @@ from events.blobs import Blobs
 from events.bus import Bus
 from events.checkpoints import Checkpoints
 from events.failure import Conflict, NotFound
-from events.records import Records, RunRecord, SamplerRecord
+from events.records import SamplerRecord
 from events.streams import RESULTS
 from rekindle.types import TinkerPath
 from rekindle.types.requests import SampleRequest
@@ -43,16 +43,16 @@ def sequence_ids(version: str | None, sampler_id: str, number: int, count: int) 
 
 
 async def adapter_of(
-    records: Records, checkpoints: Checkpoints, tenant: str, sampler: SamplerRecord
+    checkpoints: Checkpoints, tenant: str, sampler: SamplerRecord
 ) -> tuple[str | None, str | None]:
     """(version, blob) of the sampler's adapter as it is now; Nones of a bare base model. Raises NotFound."""
     if sampler.path is None:
         return None, None
     path = TinkerPath.parse(sampler.path)
-    run = await records.get(RunRecord, tenant, path.run_id)
-    entry = await checkpoints.latest(tenant, run, path.kind, path.name)
-    if entry is None or not entry.alive():
-        raise NotFound(f"sampling_session_id: its weights {path} no longer exist")
+    try:
+        entry = await checkpoints.readable(tenant, path)
+    except NotFound:
+        raise NotFound(f"sampling_session_id: its weights {path} no longer exist") from None
     return f"{entry.path}@{entry.number}", entry.blob
 
 

@@ -1,6 +1,8 @@
 """Settings that every service shares, read once from the environment."""
 
-from pydantic import Field, model_validator
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -19,6 +21,25 @@ class BusSettings(BaseSettings):
     """How long operations wait for a missing earlier number; clients retry a POST for 300 s."""
     log_json: bool = False
     """JSON lines instead of text for people."""
+
+
+class Quota(BaseModel):
+    """What one tenant may have at once; None = any number. Example: Quota(training_runs=16, queued=2000)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sessions: int | None = Field(default=None, ge=0)
+    """Open ones."""
+    training_runs: int | None = Field(default=None, ge=0)
+    """Of open sessions."""
+    rl_runs: int | None = Field(default=None, ge=0)
+    """Server-side runs that are not over."""
+    queued: int | None = Field(default=None, ge=1)
+    """Commands that wait or run in one queue: of sampling, scoring, data, or one training run's."""
+    dataset_bytes: int | None = Field(default=None, ge=0)
+    """Of all dataset versions."""
+    checkpoint_bytes: int | None = Field(default=None, ge=0)
+    """Of all named checkpoints."""
 
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -42,7 +63,13 @@ class EdgeSettings(BusSettings):
     poll_seconds: float = 25.0
     """How long a poll is held; clients give up at 45 s."""
     api_keys: list[str] = []
-    """sha256 (hex) of admitted API keys; empty = any key, loopback only."""
+    """sha256 (hex) of API keys of the tenant `local`; with no `keys_file` either, any key, loopback only."""
+    keys_file: Path | None = None
+    """JSON list of `{"hash", "tenant", "name"}`: more keys, each for a tenant; read again when it changes."""
+    system_keys: list[str] = []
+    """sha256 (hex) of the keys that activate services, and do nothing else; empty = no key is asked for that."""
+    quotas: dict[str, Quota] = {}
+    """What a tenant may have at once; those of `*` hold for all that have none of their own."""
     external_urls_secret: str = ""
     """Signs download links; empty = no downloads."""
     grace_seconds: int = 30
@@ -60,6 +87,8 @@ class EdgeSettings(BusSettings):
 
     @model_validator(mode="after")
     def _keys_beyond_loopback(self) -> "EdgeSettings":
-        if self.host not in LOOPBACK and not self.api_keys:
-            raise ValueError(f"host: {self.host!r} is not loopback; api_keys must name at least one key then")
+        if self.host not in LOOPBACK and not self.api_keys and self.keys_file is None:
+            raise ValueError(
+                f"host: {self.host!r} is not loopback; api_keys must name at least one key then, or keys_file a file"
+            )
         return self

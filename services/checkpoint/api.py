@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from events import catalog, names
 from events.commands import (
     Answer,
+    admit_run,
     future,
     known_model,
     living_run,
@@ -17,6 +18,7 @@ from events.commands import (
 )
 from events.edge import Edge, EdgeDep, TenantDep, number_field, parse, read_json, text_field
 from events.failure import Failure, NotFound
+from events.quotas import QuotaExceeded
 from events.records import LoraShape, RunRecord, SamplerRecord
 from events.weights import LoadCommand, SaveCommand
 from rekindle.types import InvalidField, TinkerPath
@@ -36,7 +38,7 @@ INFLIGHT = "inflight"
 async def save_weights(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Save adapter, moments and step count under a name."""
     run, number, wanted = await read_numbered(request, edge, tenant, SaveWeightsRequest)
-    if wanted is None:
+    if wanted is None or not await _admit_kept(edge, tenant, run, number):
         return future(run.run_id, number)
     command = SaveCommand(
         kind="weights",
@@ -54,7 +56,7 @@ async def save_weights(request: Request, edge: EdgeDep, tenant: TenantDep) -> An
 async def save_weights_for_sampler(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Save the adapter alone: under a name, or unnamed for one new sampler."""
     run, number, wanted = await read_numbered(request, edge, tenant, SaveWeightsForSamplerRequest)
-    if wanted is None:
+    if wanted is None or (wanted.path is not None and not await _admit_kept(edge, tenant, run, number)):
         return future(run.run_id, number)
     sampler = None
     if wanted.sampling_session_seq_id is not None:
@@ -96,7 +98,7 @@ async def _open_sampler(
 async def save_weights_external(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Save the adapter as files for other tools (PEFT format), to be downloaded."""
     run, number, wanted = await read_numbered(request, edge, tenant, SaveWeightsExternalRequest)
-    if wanted is None:
+    if wanted is None or not await _admit_kept(edge, tenant, run, number):
         return future(run.run_id, number)
     command = SaveCommand(kind="external_weights", name=wanted.path, **_times(wanted.ttl_seconds))
     await _submit(edge, tenant, run, number, catalog.SAVE_WEIGHTS_EXTERNAL, command)
@@ -107,6 +109,20 @@ def _times(ttl_seconds: int | None) -> dict[str, Any]:
     """Clock values are fixed here, so that a replay means the same."""
     now = datetime.now(UTC)
     return {"created": now, "expires": None if ttl_seconds is None else now + timedelta(seconds=ttl_seconds)}
+
+
+async def _admit_kept(edge: Edge, tenant: str, run: RunRecord, number: int) -> bool:
+    """Whether what is kept by name finds room; if not it is rejected under its number, so that nothing waits."""
+
+    async def held() -> int:
+        return sum(entry.size_bytes for entry in await edge.checkpoints.of_tenant(tenant))
+
+    try:
+        await edge.quotas.admit(tenant, "checkpoint_bytes", held)
+    except QuotaExceeded as error:
+        await edge.log.reject(tenant, run, number, f"{error}; delete checkpoints that are not needed")
+        return False
+    return True
 
 
 async def _submit(
@@ -135,7 +151,7 @@ async def _load_command(
     edge: Edge, tenant: str, wanted: LoadWeightsRequest, run: RunRecord | None
 ) -> LoadCommand:
     """Raises InvalidField when the checkpoint does not fit the run, NotFound when there is none."""
-    entry = await edge.checkpoints.find(tenant, TinkerPath.parse(wanted.path))
+    entry = await edge.checkpoints.readable(tenant, TinkerPath.parse(wanted.path))
     if run is not None and (entry.base, _shape(entry.lora)) != (run.base, _shape(run.lora)):
         raise InvalidField("path", f"{wanted.path}: base model, rank or trained layers differ from the run's")
     if wanted.optimizer and entry.kind != "weights":
@@ -153,6 +169,7 @@ async def _load_new(edge: Edge, tenant: str, body: dict[str, Any]) -> Answer:
     session, seq = text_field(body, "session_id"), number_field(body, "model_seq_id", least=0)
     await open_session(edge, tenant, session)
     run_id = names.model_id(session, seq)
+    await admit_run(edge, tenant, run_id)
     record = RunRecord(
         run_id=run_id, session_id=session, base="", lora=LoraShape(rank=1, seed=0), created=datetime.now(UTC)
     )
@@ -172,15 +189,16 @@ async def _load_new(edge: Edge, tenant: str, body: dict[str, Any]) -> Answer:
 
 async def _run_from(edge: Edge, tenant: str, record: RunRecord, wanted: LoadWeightsRequest) -> RunRecord:
     path = TinkerPath.parse(wanted.path)
-    entry = await edge.checkpoints.find(tenant, path)
+    entry = await edge.checkpoints.readable(tenant, path)
     if wanted.base_model is not None and wanted.base_model != entry.base:
         raise InvalidField("base_model", f"{wanted.base_model!r}, but the checkpoint is of {entry.base!r}")
     await known_model(edge, entry.base)
-    source = await living_run(edge, tenant, path.run_id)
+    own = await edge.checkpoints.owner(tenant, path) == tenant
+    metadata = (await living_run(edge, tenant, path.run_id)).user_metadata if own else {}
     changes = {
         "base": entry.base,
         "lora": entry.lora,
-        "user_metadata": wanted.user_metadata or source.user_metadata,
+        "user_metadata": wanted.user_metadata or metadata,
         "loaded_from": wanted.path,
     }
     return record.model_copy(update=changes)

@@ -114,7 +114,7 @@ async def checkpoints(
 async def weights_info(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """What a client must know to go on from a checkpoint."""
     wanted = await read(request, WeightsInfoRequest)
-    entry = await edge.checkpoints.find(tenant, TinkerPath.parse(wanted.tinker_path, "tinker_path"))
+    entry = await edge.checkpoints.readable(tenant, TinkerPath.parse(wanted.tinker_path, "tinker_path"))
     return WeightsInfoResponse(
         base_model=entry.base,
         is_lora=True,
@@ -165,13 +165,13 @@ async def set_ttl(entry: EntryDep, request: Request, edge: EdgeDep, tenant: Tena
 @router.post("/training_runs/{run_id}/checkpoints/{kind}/{name}/publish", status_code=204)
 async def publish(entry: EntryDep, edge: EdgeDep, tenant: TenantDep) -> None:
     """Let others read a checkpoint."""
-    await edge.checkpoints.change(tenant, entry, public=True)
+    await edge.checkpoints.publish(tenant, entry)
 
 
 @router.delete("/training_runs/{run_id}/checkpoints/{kind}/{name}/publish", status_code=204)
 async def unpublish(entry: EntryDep, edge: EdgeDep, tenant: TenantDep) -> None:
     """Stop letting others read a checkpoint."""
-    await edge.checkpoints.change(tenant, entry, public=False)
+    await edge.checkpoints.withdraw(tenant, entry)
 
 
 # Files: links that work without an API key until they expire.

@@ -12,7 +12,7 @@ from events import catalog, names
 from events.commands import living_run
 from events.edge import Edge, EdgeDep, TenantDep, failed, read
 from events.failure import BusUnavailable, NotFound
-from events.records import UploadRecord
+from events.records import DatasetRecord, UploadRecord
 from events.streams import RESULTS
 from rekindle.types import InvalidField
 from rekindle.types.datasets import CreateDatasetRequest, DeriveRequest, ExportRolloutsRequest, Upload
@@ -41,10 +41,21 @@ async def create(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
         created=datetime.now(UTC),
         **wanted.model_dump(),
     )
+    await _admit_bytes(edge, tenant, wanted.size_bytes)
     await _expire_later(edge, tenant, fresh)
     record = await edge.records.change(UploadRecord, tenant, id, lambda old: old or fresh)
     await _check_not_ended(edge, tenant, record)
     return await _state(edge, tenant, record)
+
+
+async def _admit_bytes(edge: Edge, tenant: str, size: int) -> None:
+    """Raises QuotaExceeded for a file that the tenant's datasets leave no room for."""
+
+    async def held() -> int:
+        datasets = await edge.records.all(DatasetRecord, tenant)
+        return sum(version.about.bytes for dataset in datasets for version in dataset.versions)
+
+    await edge.quotas.admit(tenant, "dataset_bytes", held, size)
 
 
 async def _check_not_ended(edge: Edge, tenant: str, record: UploadRecord) -> None:

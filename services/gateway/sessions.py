@@ -54,6 +54,11 @@ async def client_dynamic_config(request: Request) -> Answer:
 async def create_session(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Open a session."""
     wanted = await read(request, CreateSessionRequest)
+
+    async def opened() -> int:
+        return sum(session.ended is None for session in await edge.records.all(SessionRecord, tenant))
+
+    await edge.quotas.admit(tenant, "sessions", opened)
     session = SessionRecord(
         session_id=str(uuid.uuid4()),
         created=datetime.now(UTC),

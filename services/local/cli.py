@@ -19,6 +19,7 @@ from rich.table import Table
 from events import envelope, logs
 from events.bus import Bus
 from events.catalog import PREFIX
+from events.keys import Keyring
 from events.settings import LOOPBACK
 from services.local import nats_server
 from services.local.keeper import StackFailed
@@ -46,6 +47,15 @@ def up(
         list[str] | None,
         typer.Option(envvar="REKINDLE_API_KEY", help="Admit this key (tml-…) and no others."),
     ] = None,
+    keys_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="REKINDLE_KEYS_FILE",
+            exists=True,
+            dir_okay=False,
+            help="Admit the keys in this file, each as its tenant; `rekindle keys` writes it.",
+        ),
+    ] = None,
     idle: Annotated[
         float, typer.Option(min=0, help="Seconds after which a service that nobody needs ends; 0 = never.")
     ] = 60.0,
@@ -62,10 +72,15 @@ def up(
 ) -> None:
     """Run the whole stack on this machine until Ctrl-C. Services start when they are needed."""
     keys = api_key or []
-    if host not in LOOPBACK and not keys:
+    if host not in LOOPBACK and not keys and keys_file is None:
         raise typer.BadParameter(
-            "an address other than loopback needs at least one --api-key", param_hint="--host"
+            "an address other than loopback needs at least one --api-key, or --keys-file", param_hint="--host"
         )
+    if keys_file is not None:
+        try:
+            Keyring([], keys_file)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--keys-file") from error
     if any(not key.startswith("tml-") or len(key) < 8 for key in keys):
         raise typer.BadParameter("keys start with tml- and have 8 characters or more", param_hint="--api-key")
     if deterministic and engine != "torch":
@@ -91,6 +106,7 @@ def up(
                 host,
                 held,
                 keys,
+                keys_file.absolute() if keys_file else None,
                 os.environ.get("NATS_URL"),
                 engine,
                 idle_seconds=idle,

@@ -6,11 +6,11 @@ import secrets
 import socket
 import sys
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 
 import services
 from events import names
+from events.keys import sum_of
 from events.platform import ServiceSpec
 from events.settings import LOOPBACK
 from services.local import nats_server
@@ -69,6 +69,8 @@ class StackOptions:
     listening: socket.socket
     """The gateway's socket, held by the supervisor."""
     api_keys: list[str] = field(default_factory=list)
+    keys_file: Path | None = None
+    """More keys, each of a tenant."""
     outside_nats: str | None = None
     engine: str = "torch"
     """Which engine samples."""
@@ -136,7 +138,8 @@ def _service(options: StackOptions, service: str, name: str, variables: dict[str
         "REKINDLE_ACTIVATION": "true",
         "REKINDLE_IDLE_SECONDS": str(options.idle_seconds),
         # each service serves its own routes too, at a port of this machine that any of its users can reach
-        "REKINDLE_API_KEYS": _hashes([*options.api_keys, _activation_key(options)]),
+        **_keys(options),
+        "REKINDLE_SYSTEM_KEYS": _hashes([_activation_key(options)]),
     }
     return child
 
@@ -184,7 +187,7 @@ def _register(options: StackOptions, name: str, base: str, variables: dict[str, 
 def _gateway(options: StackOptions) -> Child:
     child = _child(options, "gateway", "gateway", "services.gateway.app", {})
     child.listening = options.listening
-    child.environment |= {"REKINDLE_HOST": options.host, "REKINDLE_API_KEYS": _hashes(options.api_keys)}
+    child.environment |= {"REKINDLE_HOST": options.host, **_keys(options)}
     return child
 
 
@@ -260,13 +263,19 @@ def listen(host: str, port: int) -> socket.socket:
     return held
 
 
+def _keys(options: StackOptions) -> dict[str, str]:
+    """Who may come in."""
+    filed = {} if options.keys_file is None else {"REKINDLE_KEYS_FILE": str(options.keys_file)}
+    return {"REKINDLE_API_KEYS": _hashes(options.api_keys), **filed}
+
+
 def _hashes(keys: list[str]) -> str:
-    return json.dumps([sha256(key.encode()).hexdigest() for key in keys if key])
+    return json.dumps([sum_of(key) for key in keys if key])
 
 
 def _activation_key(options: StackOptions) -> str:
     """Opens the services to the dispatcher where keys are asked for; the gateway does not know it."""
-    return f"tml-{_secret(options.data_dir)}" if options.api_keys else ""
+    return f"tml-{_secret(options.data_dir)}" if options.api_keys or options.keys_file else ""
 
 
 def _secret(data_dir: Path) -> str:

@@ -7,13 +7,14 @@ import anyio.to_thread
 from fastapi import APIRouter, Request
 
 from events import names
-from events.commands import Answer
+from events.commands import Answer, admit_queued
 from events.edge import EdgeDep, TenantDep, parse, read_json
 from events.failure import NotFound
 from events.grading import check_grader
 from events.records import EVERYONE, SandboxRecord
 from events.scoring import REGISTERING, SHARDING, cut
 from events.shards import WHOLE, AnotherRequest, digest_of
+from events.streams import REWARD
 from rekindle.types import InvalidField
 from rekindle.types.requests import UntypedFuture
 from rekindle.types.rewards import (
@@ -37,6 +38,7 @@ ONLY = 1
 @router.post("/rewards/score")
 async def score(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Queue items to be scored; a key that was used before stands for the same request."""
+    await admit_queued(edge, tenant, REWARD, names.REWARD_FILTER)
     wanted, digest = await anyio.to_thread.run_sync(_prepare, await read_json(request))
     request_id = names.score_id(wanted.idempotency_key)
     wanted = await pins.pin(edge, Functions(edge.records), tenant, request_id, wanted, digest)

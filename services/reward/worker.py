@@ -55,7 +55,7 @@ class RewardWorker:
         queue = Queue(
             stream=REWARD,
             consumer="reward",
-            filter="reward.>",
+            filter=names.REWARD_FILTER,
             result_subject=_result_subject,
             tenant=_tenant,
             cost=_cost,

@@ -8,12 +8,12 @@ import anyio.to_thread
 from fastapi import APIRouter, Request
 
 from events import catalog, envelope, names
-from events.commands import Answer, known_model, open_session
+from events.commands import Answer, admit_queued, known_model, open_session
 from events.edge import Edge, EdgeDep, TenantDep, number_field, parse, read, read_json, text_field
 from events.failure import Failure, NotFound
 from events.records import ModelRecord, SamplerRecord
 from events.sampling import SampleCommand, adapter_of, sequence_ids, submit
-from events.streams import RESULTS
+from events.streams import RESULTS, SAMPLE
 from rekindle.types import InvalidField, TinkerPath
 from rekindle.types.requests import (
     CreateSamplingSessionRequest,
@@ -34,7 +34,7 @@ async def create_sampling_session(request: Request, edge: EdgeDep, tenant: Tenan
     await open_session(edge, tenant, wanted.session_id)
     base = wanted.base_model
     if wanted.model_path is not None:
-        entry = await edge.checkpoints.find(tenant, TinkerPath.parse(wanted.model_path, "model_path"))
+        entry = await edge.checkpoints.readable(tenant, TinkerPath.parse(wanted.model_path, "model_path"))
         if base is not None and base != entry.base:
             raise InvalidField("base_model", f"{base!r}, but the checkpoint is of {entry.base!r}")
         base = entry.base
@@ -67,6 +67,7 @@ async def asample(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     sampler_id = text_field(value, "sampling_session_id")
     number = number_field(value, "seq_id", least=0)
     sampler = await edge.records.get(SamplerRecord, tenant, sampler_id)
+    await admit_queued(edge, tenant, SAMPLE, names.sample_filter(sampler.base))
     samples, version = value.get("num_samples", 1), None
     try:
         command = await _command(edge, tenant, sampler, number, value)
@@ -88,7 +89,7 @@ async def _command(
     """The checked command with its adapter version and seed fixed. Raises InvalidField or NotFound."""
     model = await known_model(edge, sampler.base)
     request = await anyio.to_thread.run_sync(_checked, value, model)
-    version, blob = await adapter_of(edge.records, edge.checkpoints, tenant, sampler)
+    version, blob = await adapter_of(edge.checkpoints, tenant, sampler)
     seed = request.sampling_params.seed
     return SampleCommand(
         tenant=tenant,

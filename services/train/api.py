@@ -11,7 +11,16 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from events import catalog, envelope, names
-from events.commands import Answer, future, known_model, living_run, open_run, open_session, read_numbered
+from events.commands import (
+    Answer,
+    admit_run,
+    future,
+    known_model,
+    living_run,
+    open_run,
+    open_session,
+    read_numbered,
+)
 from events.edge import (
     BodyTooLarge,
     Edge,
@@ -47,6 +56,7 @@ async def create_model(request: Request, edge: EdgeDep, tenant: TenantDep) -> An
     body = await read_json(request)
     session, seq = text_field(body, "session_id"), number_field(body, "model_seq_id", least=0)
     await open_session(edge, tenant, session)
+    await admit_run(edge, tenant, names.model_id(session, seq))
     run = await edge.records.create(
         tenant, names.model_id(session, seq), await _new_run(edge, body, session, seq)
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from events.keys import sum_of
 from services.local.process import Child, Inherited, spawn
 from services.local.stack import BaseModelChoice, StackOptions, children, listen
 
@@ -33,6 +34,16 @@ def test_graders_may_ask_this_machine_only_where_nobody_else_is_served(tmp_path:
     alone = host == "127.0.0.1"
     assert ("REKINDLE_OUTSIDE_HOSTS" in reward) == ("REKINDLE_OUTSIDE_KEY_HOSTS" in reward) == alone
     assert not alone or "127.0.0.0/8" in json.loads(reward["REKINDLE_OUTSIDE_HOSTS"])
+
+
+def test_the_dispatchers_key_opens_no_route_of_a_tenants(tmp_path: Path) -> None:
+    found = environments(tmp_path, "127.0.0.1")
+    activation = sum_of(found["dispatcher"]["REKINDLE_ACTIVATION_KEY"])
+    for service in ("train", "sample", "checkpoint", "data", "reward"):
+        assert json.loads(found[service]["REKINDLE_SYSTEM_KEYS"]) == [activation]
+        assert json.loads(found[service]["REKINDLE_API_KEYS"]) == [sum_of("k")]
+    assert json.loads(found["gateway"]["REKINDLE_API_KEYS"]) == [sum_of("k")]
+    assert activation not in str(found["gateway"])
 
 
 async def test_a_child_inherits_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

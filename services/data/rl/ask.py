@@ -134,9 +134,7 @@ class Asking:
             prompt_logprobs=score_prompt,
         )
         check_sample(request, vocab_size=self._model.vocab_size, context_length=self._model.context_length)
-        version, blob = await sampling.adapter_of(
-            self._edge.records, self._edge.checkpoints, self._tenant, sampler
-        )
+        version, blob = await sampling.adapter_of(self._edge.checkpoints, self._tenant, sampler)
         command = SampleCommand(
             tenant=self._tenant,
             sampler_id=sampler_id,

@@ -159,7 +159,7 @@ async def _weights(edge: Edge, tenant: str, spec: RlRunSpec) -> tuple[ModelRecor
         if path.kind == "external_weights":
             raise InvalidField("checkpoint", f"{spec.checkpoint}: exported weights cannot be trained")
         try:
-            entry = await edge.checkpoints.find(tenant, path)
+            entry = await edge.checkpoints.readable(tenant, path)
         except NotFound as error:
             raise InvalidField("checkpoint", str(error)) from error
         return await _trainable(edge, entry.base, "checkpoint"), entry.lora

@@ -61,7 +61,7 @@ class TrainingLog:
         await self._submit(command.seq, type_, payload.model_dump_json().encode())
 
     async def _load(self, path: str) -> LoadCommand:
-        entry = await self._edge.checkpoints.find(self._tenant, TinkerPath.parse(path))
+        entry = await self._edge.checkpoints.readable(self._tenant, TinkerPath.parse(path))
         return LoadCommand(path=path, blob=entry.blob, optimizer=entry.kind == "weights", creates_run=True)
 
     async def weights(self, command: Publish) -> None:

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from events import catalog, triggers
 from events.claims import CLAIM_BYTES
 from events.dispatcher.backlog import backlog_of
-from events.edge import LOCAL_TENANT
+from events.keys import LOCAL_TENANT
 from events.platform import ServiceSpec
 from events.records import TriggerRecord
 from events.streams import FACTS

@@ -14,7 +14,8 @@ from events import catalog, facts, names
 from events.app import make_app
 from events.bus import Bus
 from events.claims import lend
-from events.edge import LOCAL_TENANT, Edge
+from events.edge import Edge
+from events.keys import LOCAL_TENANT
 from events.outside import Guard
 from events.streams import FACT_DAYS
 from events.tasks import end
