@@ -25,7 +25,7 @@ from rekindle.types import (
 )
 from rekindle.types.rewards import Grader, ScoreItem, ScoreRequest
 from services.data.rl import ids
-from services.data.rl.messages import Evaluate, Sample, Score
+from services.data.rl.messages import Evaluate, Probe, Sample, Score
 from services.data.rl.prompts import Prompts
 from services.data.rl.results import Results
 from services.data.rl.rows import Prompt
@@ -112,6 +112,12 @@ class Asking:
         )
         await self._edge.records.create(self._tenant, sampler_id, record)
         return sampler_id
+
+    async def probe(self, command: Probe, index: int, tokens: Sequence[int]) -> None:
+        """Have the logprobs of one rollout of a step's batch read under the weights that the step trained."""
+        sampler = ids.sampler(self._run.run_id, command.train.step)
+        params = SamplingParams(max_tokens=1, seed=0)
+        await self._ask(sampler, ids.number(command.id, index), tokens, params, 1, score_prompt=True)
 
     async def _ask(
         self,

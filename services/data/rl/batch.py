@@ -8,13 +8,14 @@ Axes: N groups, G rollouts of a group that have a reward, P tokens of a prompt, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rekindle.types import Datum, ForwardBackwardRequest, SampledSequence
+from rekindle.types.losses import ENTROPY
 from rekindle.types.rl import RlRunSpec
-from services.data.rl.algorithms import Loss, penalties, rule_of
+from services.data.rl.algorithms import Loss, Rule, penalties, rule_of, uniform_teaches
 from services.data.rl.results import Group
 
 
@@ -29,6 +30,8 @@ class Rollout:
     weight: float
     version: int
     """Of the weights that drew it."""
+    independent: bool
+    """Whether what it drew has nothing to do with its being here."""
 
     def datum(self) -> Datum:
         """As every policy loss takes it."""
@@ -77,7 +80,8 @@ def make_batch(
     weights_NG = rule.weights(lengths_NG, spec.sampling.max_tokens)
     rollouts: list[Rollout] = []
     for group, prompt_P, kept, weights_G in zip(groups_N, prompts_N, kept_N, weights_NG, strict=True):
-        advantages_G = rule.advantages([_reward(group, index) for index in kept], baseline)
+        rewards_G = [_reward(group, index) for index in kept]
+        advantages_G = rule.advantages(rewards_G, baseline)
         rollouts += [
             Rollout(
                 prompt_P,
@@ -85,10 +89,31 @@ def make_batch(
                 _advantages(spec, group, index, advantage),
                 weight,
                 group.score.sample.version,
+                independent,
             )
-            for index, advantage, weight in zip(kept, advantages_G, weights_G, strict=True)
+            for index, advantage, weight, independent in zip(
+                kept, advantages_G, weights_G, _independent(spec, rewards_G), strict=True
+            )
         ]
-    return Batch(rollouts, rule.loss())
+    return Batch(rollouts, _loss(spec, rule))
+
+
+def _loss(spec: RlRunSpec, rule: Rule) -> Loss:
+    """The algorithm's; the alarms want to know the trainer's entropies."""
+    loss = rule.loss()
+    return loss if spec.alarms.entropy_errors is None else replace(loss, config={**loss.config, ENTROPY: 1.0})
+
+
+def _independent(spec: RlRunSpec, rewards_G: Sequence[float]) -> list[bool]:
+    """Which rollouts of a group would be here whatever they had drawn.
+
+    A group is left out when all its rewards are the same; so it is here, whatever a rollout drew, once those before
+    it have different ones. That depends on these alone, so a sum over such rollouts, one after the other, is a
+    martingale.
+    """
+    if uniform_teaches(spec):
+        return [True] * len(rewards_G)
+    return [len(set(rewards_G[:index])) > 1 for index in range(len(rewards_G))]
 
 
 def _scored(group: Group) -> list[int]:

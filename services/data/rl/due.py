@@ -2,7 +2,7 @@
 
 from rekindle.types.rl import RlRunSpec
 from services.data.rl import messages as m
-from services.data.rl.algorithms import Rule, rule_of
+from services.data.rl.algorithms import Rule, rule_of, uniform_teaches
 from services.data.rl.schedule import learning_rate
 from services.data.rl.state import Batch, Evaluating, Group, Saving, State, Tally
 from services.data.rl.turn import Turn, in_order, planned_steps
@@ -21,6 +21,7 @@ def say_what_is_due(turn: Turn) -> None:
     for batch in turn.state.batches:
         _work_on(turn, batch)
     _evaluate(turn)
+    _probe(turn)
     _report(turn)
     if not turn.has_steps and not turn.state.batches and turn.state.reporting is None:
         _close(turn)
@@ -157,11 +158,34 @@ def _ask(turn: Turn, version: int) -> None:
     turn.say(m.Evaluate(version=version, attempt=0))
 
 
+def _probe(turn: Turn) -> None:
+    """Have the weights of a step compared, of which no rollout of its batch can tell; one step at a time."""
+    state = turn.state
+    for batch in state.batches:
+        if state.probing is not None or not (batch.trained and _is_unsure(turn, batch)):
+            continue
+        probe = m.Probe(train=_train_command(turn.spec, state, batch))
+        turn.update(probing=probe, probed=batch.number)
+        return turn.say(probe)
+
+
+def _is_unsure(turn: Turn, batch: Batch) -> bool:
+    """Whether the weights that a batch trains can be compared, and will not be by rollouts that they drew."""
+    state, version = turn.state, batch.number
+    if turn.spec.alarms.gap is None or version <= state.probed or version not in state.live:
+        return False
+    taught = _train_command(turn.spec, state, batch).groups if batch.seq is not None else ()
+    drawing = turn.has_steps or state.batches[-1].number > version  # else nobody draws with them any more
+    return drawing and bool(taught) and all(score.sample.version < version for score in taught)
+
+
 def _report(turn: Turn) -> None:
     """Ask for the row of the next step that is done, one row after the other."""
     batch = turn.batch(turn.state.rows)
     if turn.state.reporting is not None or batch is None or not (batch.trained and batch.published):
         return
+    if turn.state.probing is not None and len(turn.state.batches) == 1 and not turn.has_steps:
+        return  # the last row holds what the last comparison found
     tallies = [group.tally for group in batch.groups if group.tally is not None]
     few = sum(tally.count < turn.rule.least for tally in tallies)
     taught = _train_command(turn.spec, turn.state, batch)
@@ -185,11 +209,17 @@ def _write_row(turn: Turn, report: m.Report) -> None:
     """Say a row, with the evaluations that are in none yet, and with what can be deleted now."""
     saved, dropped = _unwanted(turn)
     report = report.model_copy(
-        update={"evaluations": turn.state.evaluations, "drop_saved": saved, "drop_versions": dropped}
+        update={
+            "evaluations": turn.state.evaluations,
+            "gap": turn.state.gap,
+            "drop_saved": saved,
+            "drop_versions": dropped,
+        }
     )
     turn.update(
         reporting=report,
         evaluations=(),
+        gap=None,
         saved=tuple(version for version in turn.state.saved if version not in saved),
         live=tuple(version for version in turn.state.live if version not in dropped),
     )
@@ -203,6 +233,8 @@ def _unwanted(turn: Turn) -> tuple[tuple[int, ...], tuple[int, ...]]:
     kept = set(state.saved) - set(saved) | {one.version for one in state.saving} | {state.newest}
     used = {group.version for batch in state.batches for group in batch.groups if group.stage == "sampling"}
     used |= {one.version for one in state.evaluating}
+    used |= {batch.number for batch in state.batches}  # they may have to be compared with the trainer's
+    used |= set() if state.probing is None else {state.probing.train.step}
     return saved, tuple(version for version in state.live if version not in kept | used)
 
 
@@ -215,7 +247,7 @@ def _close(turn: Turn) -> None:
         known = {*state.saved, *(one.version for one in state.saving)}
         if spec.checkpoints is not None and newest > max(known, default=0):
             _save(turn, newest)
-    if turn.state.evaluating or turn.state.saving:
+    if turn.state.evaluating or turn.state.saving or turn.state.probing is not None:
         return
     if turn.state.evaluations or any(_unwanted(turn)):
         _write_row(turn, m.Report(row=turn.state.rows, train=None))
@@ -227,7 +259,7 @@ def _teaches(spec: RlRunSpec, rule: Rule, tally: Tally | None) -> bool:
     """Whether training on the group changes anything."""
     if tally is None or tally.count < rule.least:
         return False
-    return not tally.uniform or rule.uniform_teaches or spec.kl.coefficient > 0
+    return not tally.uniform or uniform_teaches(spec)
 
 
 def _train_command(spec: RlRunSpec, state: State, batch: Batch) -> m.Train:
@@ -262,4 +294,5 @@ def flying(spec: RlRunSpec, state: State) -> tuple[m.Command, ...]:
     commands += [m.Save(version=one.version, seq=one.seq) for one in state.saving]
     commands += [m.Evaluate(version=one.version, attempt=one.attempt) for one in state.evaluating]
     commands += [] if state.reporting is None else [state.reporting]
+    commands += [] if state.probing is None else [state.probing]
     return in_order(commands)

@@ -163,6 +163,15 @@ def _reported(turn: Turn, event: m.Reported) -> None:
         turn.halt("paused", event.alarm)
 
 
+def _probed(turn: Turn, event: m.Probed) -> None:
+    probing = turn.state.probing
+    if probing is None or probing.train.step != event.step:
+        return
+    turn.update(probing=None, gap=event.gap)
+    if event.alarm is not None:
+        turn.halt("paused", event.alarm)
+
+
 def _time_up(turn: Turn, event: m.TimeUp) -> None:
     if turn.state.stop is None:
         turn.update(stop="its time is up")
@@ -218,6 +227,7 @@ _HEARD: Mapping[type, Callable[[Turn, Any], None]] = {
     m.Saved: _saved,
     m.Evaluated: _evaluated,
     m.Reported: _reported,
+    m.Probed: _probed,
     m.Overdue: _overdue,
     m.Lost: _lost,
     m.Failed: _failed,

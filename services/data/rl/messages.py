@@ -99,6 +99,17 @@ class Reported(Word):
     """Why the run must not go on before somebody looked; None: all is well."""
 
 
+class Probed(Word):
+    """Sampler and trainer were compared. Answers `Probe`. Example: Probed(step=7, gap=0.002)."""
+
+    kind: Literal["probed"] = "probed"
+    step: int
+    gap: float | None
+    """Mean absolute difference of their logprobs, in nats a token; None: what was to be compared is gone."""
+    alarm: str | None = None
+    """Why the run must not go on before somebody looked; None: all is well."""
+
+
 class Overdue(Word):
     """The grace for the stragglers of a batch is over. Answers `Await`. Example: Overdue(batch=2)."""
 
@@ -157,6 +168,7 @@ Event = Annotated[
     | Saved
     | Evaluated
     | Reported
+    | Probed
     | Overdue
     | Lost
     | Failed
@@ -299,6 +311,8 @@ class Report(Word):
     """Groups left out because too few of their rollouts have a reward."""
     uniform: int = 0
     """Groups left out because all their rewards are the same."""
+    gap: float | None = None
+    """What the last `Probe` found since the row before; None: nothing."""
     overdue: int = 0
     """Groups left out because they took too long."""
     refilled: int = 0
@@ -313,6 +327,18 @@ class Report(Word):
     @property
     def id(self) -> str:
         return f"report-{self.row}"
+
+
+class Probe(Word):
+    """Compare the sampler's logprobs of a few rollouts with those that the trainer gave them in this step, under the
+    weights that it trained. Said where older weights drew all of the batch; nothing waits for it. `Probed`."""
+
+    kind: Literal["probe"] = "probe"
+    train: Train
+
+    @property
+    def id(self) -> str:
+        return f"probe-{self.train.step}"
 
 
 class Finish(Word):
@@ -331,6 +357,6 @@ class Finish(Word):
 
 
 Command = Annotated[
-    Create | Publish | Sample | Score | Await | Train | Save | Evaluate | Report | Finish,
+    Create | Publish | Sample | Score | Await | Train | Save | Evaluate | Report | Probe | Finish,
     Field(discriminator="kind"),
 ]

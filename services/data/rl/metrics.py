@@ -15,12 +15,10 @@ import numpy as np
 
 from rekindle.types import ForwardBackwardOutput
 from rekindle.types.rl import MetricsRow, RlRunSpec
+from services.data.rl import alarms
 from services.data.rl.batch import Batch
 from services.data.rl.messages import Report
 from services.data.rl.results import Group
-
-LEAST_TOKENS = 64
-"""Fewer say nothing about the entropy."""
 
 Values = dict[str, Any]
 
@@ -38,7 +36,9 @@ class Step:
     """What the trainer said of it."""
 
 
-def row_of(step: Step, seconds: Values, now: datetime, before: datetime | None) -> MetricsRow:
+def row_of(
+    step: Step, spec: RlRunSpec, seconds: Values, now: datetime, before: datetime | None
+) -> MetricsRow:
     """The row. `before` is when the row before was written; None: there is none, or it is not known."""
     report = step.report
     values: Values = {"row": report.row, "time": now, "evaluations": report.evaluations, **seconds}
@@ -56,7 +56,7 @@ def row_of(step: Step, seconds: Values, now: datetime, before: datetime | None) 
         "overdue": report.overdue,
         "refilled": report.refilled,
     }
-    values |= _rewards(step) | _lengths(step) | _staleness(step) | _policy(step)
+    values |= _rewards(step) | _lengths(step) | _staleness(step) | _policy(step) | _agreement(step, spec)
     if values.get("seconds"):
         values["tokens_per_second"] = values.get("tokens_sampled", 0) / values["seconds"]
     return MetricsRow(**{name: _plain(value) for name, value in values.items()})
@@ -122,7 +122,7 @@ def _policy(step: Step) -> Values:
 def _ratios(step: Step) -> Values:
     if step.passed is None or step.batch is None:
         return {}
-    differences_C = np.concatenate(differences(step.batch, step.passed))
+    differences_C = np.concatenate(alarms.differences(step.batch, step.passed))
     ratio_C = np.exp(differences_C)
     found: Values = {
         "loss": step.passed.metrics.get("loss:sum"),
@@ -133,86 +133,29 @@ def _ratios(step: Step) -> Values:
     }
     if (clipped := step.passed.metrics.get("clipped_tokens:sum")) is not None:
         found["clipped"] = clipped / len(ratio_C)
-    if (entropies := _entropies(step.batch, step.passed)) is not None:
+    if (entropies := alarms.entropies(step.batch, step.passed)) is not None:
         found["entropy_trainer"] = np.concatenate(entropies).mean()
     return found
 
 
-def differences(batch: Batch, passed: ForwardBackwardOutput) -> list[np.ndarray]:
-    """log p − log q of every completion token, float64, by rollout."""
-    return [
-        logprobs[len(rollout.prompt_P) - 1 :].astype(np.float64) - rollout.sequence.logprobs
-        for rollout, logprobs in zip(batch.rollouts, passed.logprobs, strict=True)
-    ]
-
-
-def _entropies(batch: Batch, passed: ForwardBackwardOutput) -> list[np.ndarray] | None:
-    """The trainer's entropy at every completion token, by rollout; None where it reports none."""
-    if not all("entropy" in output for output in passed.outputs):
-        return None
-    return [
-        output["entropy"][len(rollout.prompt_P) - 1 :].astype(np.float64)
-        for rollout, output in zip(batch.rollouts, passed.outputs, strict=True)
-    ]
+def _agreement(step: Step, spec: RlRunSpec) -> Values:
+    """Whether sampler and trainer agree."""
+    train = step.report.train
+    found: Values = {"gap": step.report.gap}
+    if step.batch is not None and step.passed is not None and train is not None:
+        fresh = alarms.gap(step.batch, step.passed, train.step)
+        found["gap"] = step.report.gap if fresh is None else fresh
+        found["entropy_errors"] = alarms.excess(step.batch, step.passed, spec)
+    return found
 
 
 def alarm_of(step: Step, spec: RlRunSpec) -> str | None:
-    """Why the run must not go on, for people; None: all is well.
-
-    Only rollouts that the trainer's own weights drew are looked at: those of older weights differ for a good reason.
-    """
+    """Why the run must not go on, for people; None: all is well."""
     if step.batch is None or step.passed is None or step.report.train is None:
         return None
-    fresh = [one.version == step.report.train.step for one in step.batch.rollouts]
-    if not any(fresh):
-        return None
-    gaps = _chosen(differences(step.batch, step.passed), fresh)
-    surprise_C = -_chosen([one.sequence.logprobs for one in step.batch.rollouts], fresh)
-    entropies = _entropies(step.batch, step.passed)
-    entropy_C = None if entropies is None else _chosen(entropies, fresh)
-    return _gap_alarm(gaps, spec) or _entropy_alarm(surprise_C, entropy_C, spec)
-
-
-def _chosen(arrays: Sequence[np.ndarray], chosen: Sequence[bool]) -> np.ndarray:
-    return np.concatenate([array for array, one in zip(arrays, chosen, strict=True) if one]).astype(
-        np.float64
-    )
-
-
-def _gap_alarm(differences_C: np.ndarray, spec: RlRunSpec) -> str | None:
-    """The same tokens have the same logprob under the same weights, whoever computes it."""
-    gap = float(np.abs(differences_C).mean())
-    if spec.alarms.gap is None or gap <= spec.alarms.gap:
-        return None
-    return (
-        f"logprobs of sampler and trainer differ by {gap:.3g} nats a token under the same weights; "
-        f"alarms.gap is {spec.alarms.gap:g}"
-    )
-
-
-def _entropy_alarm(surprise_C: np.ndarray, entropy_C: np.ndarray | None, spec: RlRunSpec) -> str | None:
-    """Tokens that are drawn from a distribution surprise as much, on average, as its entropy says.
-
-    Raw logprobs do not depend on the temperature, so this alone notices a wrong one. It holds for tokens drawn at
-    temperature 1 from all of the vocabulary.
-    """
-    wanted, limit = spec.sampling, spec.alarms.entropy_errors
-    if (
-        limit is None
-        or entropy_C is None
-        or (wanted.temperature, wanted.top_p, wanted.top_k) != (1.0, 1.0, -1)
-    ):
-        return None
-    excess_C = surprise_C - entropy_C
-    if len(excess_C) < LEAST_TOKENS or not (error := excess_C.std(ddof=1) / np.sqrt(len(excess_C))):
-        return None
-    errors = float(abs(excess_C.mean()) / error)
-    if errors <= limit:
-        return None
-    return (
-        f"sampled tokens are {'more' if excess_C.mean() > 0 else 'less'} surprising than the trainer's entropy "
-        f"admits, by {errors:.1f} standard errors; alarms.entropy_errors is {limit:g}: is the temperature right?"
-    )
+    found = alarms.gap(step.batch, step.passed, step.report.train.step)
+    errors = alarms.excess(step.batch, step.passed, spec)
+    return alarms.gap_alarm(found, spec) or alarms.entropy_alarm(errors, spec)
 
 
 def _plain(value: Any) -> Any:

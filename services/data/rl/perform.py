@@ -13,8 +13,10 @@ from events.futures import Gone
 from events.records import ModelRecord, RlRunRecord
 from rekindle.types import InvalidField
 from services.data.rl import messages as say
+from services.data.rl.alarms import gap_alarm
 from services.data.rl.ask import Asking
 from services.data.rl.messages import Command, Event
+from services.data.rl.probe import Prober
 from services.data.rl.prompts import Prompts
 from services.data.rl.publish import TrainingLog
 from services.data.rl.report import Reporter
@@ -33,7 +35,8 @@ class Performer:
         self._spec = run.spec
         self._results = results = Results(edge, tenant, run)
         self._log = TrainingLog(edge, tenant, run, prompts, results)
-        self._asking = Asking(edge, tenant, run, model, prompts, results)
+        self._asking = asking = Asking(edge, tenant, run, model, prompts, results)
+        self._prober = Prober(run, asking, prompts, results)
         self._reporter = Reporter(edge, tenant, run, prompts, results, hold)
         self._timing = Timing()
 
@@ -107,6 +110,8 @@ class Performer:
             case say.Report():
                 alarm = await self._reporter.report(command, self._timing.of(command))
                 return say.Reported(row=command.row, alarm=alarm)
+            case say.Probe():
+                return await self._probe(command)
             case say.Finish():
                 raise AssertionError("nothing answers the end")
 
@@ -141,6 +146,13 @@ class Performer:
             rewards=tuple(verdict.value for verdict in group.verdicts),
             failure=next((verdict.reason for verdict in group.verdicts if verdict.excluded), None),
         )
+
+    async def _probe(self, command: say.Probe) -> Event:
+        gap, step = await self._prober.gap(command), command.train.step
+        alarm = gap_alarm(gap, self._spec)
+        if alarm is not None:
+            await self._reporter.mismatch(command.id, alarm, step)
+        return say.Probed(step=step, gap=gap, alarm=alarm)
 
     async def _evaluate(self, command: say.Evaluate) -> Event:
         await self._asking.held_out(command)

@@ -64,15 +64,20 @@ class Reporter:
         if row is None:
             before = await self._hold.row(command.row - 1)
             time = None if before is None else before.time
-            row = await anyio.to_thread.run_sync(metrics.row_of, step, seconds, datetime.now(UTC), time)
+            row = await anyio.to_thread.run_sync(
+                metrics.row_of, step, self._run.spec, seconds, datetime.now(UTC), time
+            )
             await self._hold.write_row(row)
         alarm = await anyio.to_thread.run_sync(metrics.alarm_of, step, self._run.spec)
         await self._say(catalog.STEP_COMPLETED, command.id, row.model_dump(mode="json"))
         if alarm is not None:
-            said = {"reason": alarm, "step": command.row}
-            await self._say(catalog.SAMPLER_MISMATCH, f"mismatch-{command.row}", said)
+            await self.mismatch(command.id, alarm, command.row)
         await self._drop(command)
         return alarm
+
+    async def mismatch(self, found: str, alarm: str, step: int) -> None:
+        """Sampler and trainer do not agree; `found` is the id of the command that found it out."""
+        await self._say(catalog.SAMPLER_MISMATCH, f"mismatch-{found}", {"reason": alarm, "step": step})
 
     async def _say(self, type_: str, what: str, data: dict[str, Any]) -> None:
         await say(self._edge, self._tenant, self._run, type_, what, data)

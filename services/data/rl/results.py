@@ -26,7 +26,7 @@ from rekindle.types import (
 from rekindle.types.rewards import Score as Verdict
 from rekindle.types.rewards import ScoreResponse
 from services.data.rl import ids
-from services.data.rl.messages import Evaluate, Sample, Score, Train
+from services.data.rl.messages import Evaluate, Probe, Sample, Score, Train
 
 PATIENCE = 300.0
 """Seconds after which a result is looked for anew, should its announcement have been lost."""
@@ -103,7 +103,15 @@ class Results:
     async def base_logprobs(self, command: Score, index: int, length: int) -> np.ndarray:
         """(T,) of the `length` tokens of a rollout, under the base model."""
         sampler = ids.base_sampler(self._run.run_id)
-        future = names.future_id(sampler, ids.base_number(command, index))
+        return await self._read(names.future_id(sampler, ids.base_number(command, index)), length)
+
+    async def probed(self, command: Probe, index: int, length: int) -> np.ndarray:
+        """(T,) of the `length` tokens of a rollout, under the weights that the step trained."""
+        sampler = ids.sampler(self._run.run_id, command.train.step)
+        return await self._read(names.future_id(sampler, ids.number(command.id, index)), length)
+
+    async def _read(self, future: str, length: int) -> np.ndarray:
+        """(T,) of the last `length` tokens of a prompt."""
         logprobs = (await self.sampled(future)).prompt_logprobs
         assert logprobs is not None, "they were asked for"
         return logprobs[len(logprobs) - length :]

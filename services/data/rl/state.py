@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from services.data.rl.messages import Phase, Report, Sample, Score
+from services.data.rl.messages import Phase, Probe, Report, Sample, Score
 
 Stage = Literal["due", "sampling", "sampled", "scoring", "settled", "overdue"]
 
@@ -147,3 +147,9 @@ class State(Part):
     """The next row of metrics."""
     reporting: Report | None = None
     """The row that is being written; None: none."""
+    probing: Probe | None = None
+    """The comparison of sampler and trainer under way; None: none."""
+    probed: int = -1
+    """The last step whose weights were compared; -1: none yet."""
+    gap: float | None = None
+    """What the last comparison found; None: it is in a row of metrics, or found nothing."""

@@ -79,7 +79,7 @@ class Turn:
         """Say nothing more; what was said in this turn is not lost to a paused run, it is outstanding."""
         self.update(phase=phase, reason=reason, halts=self.state.halts + 1)
         if phase != "paused":
-            self.update(batches=(), evaluating=(), saving=(), reporting=None)
+            self.update(batches=(), evaluating=(), saving=(), reporting=None, probing=None)
         self.commands = [Finish(phase=phase, reason=reason, order=self.state.halts)]
 
 

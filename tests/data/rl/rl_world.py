@@ -109,6 +109,7 @@ class World:
 
         for command in flying(self.spec, state):
             assert not (isinstance(command, m.Sample | m.Evaluate) and command.version in self.dropped)
+            assert not (isinstance(command, m.Probe) and command.train.step in self.dropped)
 
     def waiting(self) -> list[m.Command]:
         """Commands that can be answered now; those of a paused run go on, too."""
@@ -140,6 +141,9 @@ class World:
                 return m.Evaluated(version=command.version, attempt=command.attempt, value=value)
             case m.Report():
                 return m.Reported(row=command.row, alarm="gap" if self.unlucky() else None)
+            case m.Probe():
+                alarm = "gap" if self.unlucky() else None
+                return m.Probed(step=command.train.step, gap=0.01, alarm=alarm)
         raise AssertionError(f"nothing answers {command.kind}")
 
     def _of_a_group(self, command: m.Sample | m.Score) -> m.Event:

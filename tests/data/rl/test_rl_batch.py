@@ -90,6 +90,22 @@ def test_every_algorithm_makes_a_batch_that_the_trainer_takes(algorithm: str):
     assert (parsed.model_id, parsed.seq_id, len(parsed.data)) == ("s:train:0", 7, 5)
 
 
+def test_a_rollout_is_independent_once_those_before_it_decide_that_its_group_is_trained():
+    groups = [group(0, [1.0, 1.0, 0.0, 1.0, 0.0]), group(1, [0.0, None, 1.0, 0.0])]
+    batch = make_batch(spec(), groups, [[1], [2]], None)
+    expected = [False, False, False, True, True, False, False, True]
+    assert [one.independent for one in batch.rollouts] == expected
+    for everything in ({"algorithm": {"type": "reinforce"}}, {"kl": {"coefficient": 0.1}}):
+        batch = make_batch(spec(**everything), [group(0, [1.0, 1.0], base=True)], [[1]], 0.0)
+        assert all(one.independent for one in batch.rollouts), everything
+
+
+def test_the_trainer_is_asked_for_entropies_as_long_as_there_is_an_alarm():
+    for limit, asked in ((6.0, True), (None, False)):
+        made = make_batch(spec(alarms={"entropy_errors": limit}), [group(0, [1.0, 0.0])], [[1]], None)
+        assert ("entropy" in made.request("s:train:0", 2).loss_fn_config) is asked
+
+
 # Metrics
 
 
@@ -109,7 +125,7 @@ def step(rewards: list[list[float | None]], logprobs: list[float], **changed: An
 
 def test_a_row_says_what_a_step_was_like():
     made = step([[1.0, 0.0], [0.5, None, 0.5]], [-1.0, -0.6])
-    row = metrics.row_of(made, {"seconds_train": 0.5}, NOW, NOW - timedelta(seconds=2))
+    row = metrics.row_of(made, spec(), {"seconds_train": 0.5}, NOW, NOW - timedelta(seconds=2))
     assert (row.row, row.step, row.version, row.groups) == (0, 0, 1, 2)
     assert row.reward == pytest.approx(0.5)
     assert row.excluded == 0.2
@@ -123,30 +139,8 @@ def test_a_row_says_what_a_step_was_like():
     assert row.evaluations == ((0, 0.5),)
 
 
-def test_a_gap_under_the_same_weights_gives_alarm():
-    assert metrics.alarm_of(step([[1.0, 0.0]], [-1.0, -0.52]), spec()) is None
-    alarm = metrics.alarm_of(step([[1.0, 0.0]], [-1.3, -0.5]), spec())
-    assert alarm is not None and "differ by 0.15 nats" in alarm
-    assert metrics.alarm_of(step([[1.0, 0.0]], [-1.3, -0.5]), spec(alarms={"gap": None})) is None
-
-
-def test_older_weights_differ_for_a_good_reason():
-    stale = step([[1.0, 0.0]], [-1.3, -0.5], version=-1)
-    assert metrics.alarm_of(stale, spec()) is None
-
-
-def test_tokens_that_surprise_less_than_they_should_give_alarm():
-    rewards: list[list[float | None]] = [[1.0, 0.0] * 40]
-    fair = step(rewards, [-1.0, -0.5], outputs={"entropy": np.array([0, 0.5, 1.0], np.float32)})
-    assert metrics.alarm_of(fair, spec()) is None
-    cold = step(rewards, [-1.0, -0.5], outputs={"entropy": np.array([0, 2.0, 2.5], np.float32)})
-    alarm = metrics.alarm_of(cold, spec())
-    assert alarm is not None and "less surprising" in alarm
-    assert metrics.alarm_of(cold, spec(sampling={"temperature": 0.5})) is None
-
-
 def test_nothing_is_known_of_a_step_whose_results_have_expired():
     made = step([[1.0, 0.0]], [-1.0, -0.5])
-    row = metrics.row_of(Step(made.report, [], None, None), {}, NOW, None)
+    row = metrics.row_of(Step(made.report, [], None, None), spec(), {}, NOW, None)
     assert (row.step, row.reward, row.ratio) == (0, None, None)
     assert metrics.alarm_of(Step(made.report, [], None, None), spec()) is None

@@ -47,6 +47,17 @@ def test_whatever_happens_every_step_is_trained_once_and_every_prompt_is_drawn_o
     check_the_prompts(world)
     check_the_rows(world)
     check_what_is_kept(world)
+    check_the_probes(world)
+
+
+def check_the_probes(world: World) -> None:
+    """Steps are compared once at most, and only where no rollout tells; all of them answered before the end."""
+    probes = world.of(m.Probe)
+    assert len({probe.train.step for probe in probes}) == len(probes)
+    assert all(probe.train in world.of(m.Train) for probe in probes)
+    for probe in probes:
+        assert all(score.sample.version < probe.train.step for score in probe.train.groups)
+    assert world.state.probing is None
 
 
 def check_the_log(world: World) -> None:
@@ -254,6 +265,46 @@ def test_a_run_that_is_paused_because_its_grader_failed_says_why():
             m.Scored(batch=0, group=group, attempt=0, rewards=(None, None), failure=f"no key for {group}")
         )
     assert run.state.reason == "the grader failed on every rollout of batch 0: no key for 0"
+
+
+def past_a_stale_step(**changes: Any) -> Driven:
+    """A run whose step 1 is trained, on rollouts that version 0 drew."""
+    run = started(**changes)
+    for batch in (0, 1):
+        for group in (0, 1):
+            run.sampled_and_scored(batch, group)
+    run.hear(m.Trained(step=0), m.Published(version=1), m.Reported(row=0))
+    return run
+
+
+def test_weights_that_drew_nothing_that_they_train_are_compared():
+    run = past_a_stale_step()
+    assert "probe-1" in run.hear(m.Trained(step=1)) and "probe-1" in run.outstanding()
+    assert [one.sample.version for one in run.command("probe-1").train.groups] == [0, 0]
+    said = run.hear(m.Published(version=2))
+    assert "report-1" in said and 1 in run.state.live  # the row does not wait, the weights do
+    assert run.hear(m.Probed(step=0, gap=1.0, alarm="gap")) == []  # was never asked
+    run.hear(m.Probed(step=1, gap=0.01))
+    assert run.state.phase == "running" and "probe-1" not in run.outstanding()
+    assert run.state.gap == 0.01  # for the next row
+
+
+def test_a_comparison_that_gives_alarm_pauses_the_run_and_is_not_made_again():
+    run = past_a_stale_step()
+    run.hear(m.Trained(step=1))
+    assert run.hear(m.Probed(step=1, gap=1.0, alarm="they differ")) == ["finish-1"]
+    assert (run.state.phase, run.state.reason) == ("paused", "they differ")
+    said = run.hear(m.Wanted(what="run", order=1))
+    assert "publish-2" in said and "probe-1" not in said
+
+
+def test_nothing_is_compared_where_rollouts_tell_or_nobody_wants_to_know():
+    fresh = started(max_staleness=0)
+    for group in (0, 1):
+        fresh.sampled_and_scored(0, group)
+    silent = past_a_stale_step(alarms={"gap": None})
+    assert "probe-0" not in fresh.hear(m.Trained(step=0), m.Published(version=1))
+    assert "probe-1" not in silent.hear(m.Trained(step=1), m.Published(version=2))
 
 
 def test_stragglers_are_left_out_when_their_grace_is_over():

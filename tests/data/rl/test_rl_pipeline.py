@@ -50,6 +50,8 @@ def seconds_a_step(runs: int, staleness: int, delay: float, noise: float = 0.0, 
                     event = m.Scored(batch=batch, group=group, attempt=attempt, rewards=(0.0, 1.0))
                 case m.Train():
                     time, event = occupied("trainer", now, STAGE), m.Trained(step=command.step)
+                case m.Probe():
+                    time, event = max(now, free["sampler"]), m.Probed(step=command.train.step, gap=0.0)
                 case m.Report():
                     event = m.Reported(row=command.row)
                 case m.Finish():

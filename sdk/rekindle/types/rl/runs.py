@@ -61,6 +61,11 @@ class MetricsRow(Exact):
     """Mean −logprob of the sampled tokens, in nats."""
     entropy_trainer: float | None = None
     """Mean entropy that the trainer computed at the same positions, in nats."""
+    gap: float | None = None
+    """Mean absolute difference of the logprobs of sampler and trainer for the same tokens under the same weights, in
+    nats: of the rollouts that the step's own weights drew, or else of the last comparison since the row before."""
+    entropy_errors: float | None = None
+    """By how many standard errors the sampled tokens surprise more (below 0: less) than the trainer's entropy says."""
     length: float | None = None
     """Mean tokens of a completion."""
     length_max: Count | None = None

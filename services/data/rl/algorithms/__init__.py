@@ -3,7 +3,7 @@
 `rule_of` gives the algorithm of a spec; `rule` says what every algorithm answers.
 """
 
-from rekindle.types.rl import Algorithm, Dapo, DrGrpo, Grpo, Reinforce, Rloo
+from rekindle.types.rl import Algorithm, Dapo, DrGrpo, Grpo, Reinforce, Rloo, RlRunSpec
 from services.data.rl.algorithms.dapo import DapoRule
 from services.data.rl.algorithms.dr_grpo import DrGrpoRule
 from services.data.rl.algorithms.grpo import GrpoRule
@@ -12,7 +12,7 @@ from services.data.rl.algorithms.reinforce import ReinforceRule
 from services.data.rl.algorithms.rloo import RlooRule
 from services.data.rl.algorithms.rule import Loss, Rule
 
-__all__ = ["Loss", "Rule", "penalties", "rule_of"]
+__all__ = ["Loss", "Rule", "penalties", "rule_of", "uniform_teaches"]
 
 
 def rule_of(algorithm: Algorithm) -> Rule:
@@ -28,3 +28,8 @@ def rule_of(algorithm: Algorithm) -> Rule:
             return ReinforceRule(algorithm)
         case Dapo():
             return DapoRule(algorithm)
+
+
+def uniform_teaches(spec: RlRunSpec) -> bool:
+    """Whether a group is trained in which all rewards are the same."""
+    return rule_of(spec.algorithm).uniform_teaches or spec.kl.coefficient > 0
