@@ -82,7 +82,7 @@ def test_the_script_runs(
     code, _ = blocks("python")
     (tmp_path / "run.yaml").write_text(blocks("yaml")[0].replace("Qwen/Qwen3-0.6B", "tiny"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rekindle.rl_runs.time.sleep", lambda _: None)
+    monkeypatch.setattr("rekindle.rl_runs.SHORTEST_POLL", 0.0)
     server = RlServer()
     with server.service() as client:
         monkeypatch.setattr(rekindle, "ServiceClient", lambda: client)
