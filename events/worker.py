@@ -7,6 +7,9 @@ Heartbeats begin when a delivery arrives, so that one which waits here for room 
 while the replica is not active. Each tenant's commands have a consumer of their own, and the budget goes to whoever
 has the least of it.
 
+A command that only waits for somebody outside takes nothing of the budget either, but one of many places of its own:
+however many wait, those that work go on.
+
 A lasting command waits more than it works, for hours perhaps. It takes nothing of the budget, counts its own deaths,
 and gives itself back (`GivenBack`) when the replica is to take no more work, or stops where it finds itself overtaken.
 """
@@ -14,6 +17,7 @@ and gives itself back (`GivenBack`) when the replica is to take no more work, or
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 import structlog
@@ -46,6 +50,8 @@ MAX_FAILURES = 3
 MAX_DEATHS = 5
 FIRST_WANTED = 8
 """Deliveries asked for at once before the worker knows what they cost."""
+MOST_OUTSIDE = 1024
+"""Commands in hand that wait for somebody outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,8 @@ class Queue:
     tenant: Callable[[CloudEvent], str]
     cost: Callable[[CloudEvent, bytes], int] = lambda _event, _data: 1
     """How much of the worker's budget a command takes."""
+    outside: Callable[[CloudEvent, bytes], bool] | None = None
+    """Whether a command only waits for somebody outside; None: none does."""
     lasting: Callable[[CloudEvent], bool] = lambda _event: False
     """Whether a command waits more than it works."""
     settled: Callable[[CloudEvent], Awaitable[None]] | None = None
@@ -100,7 +108,7 @@ class QueueWorker:
         self._queue = queue
         self._handler = handler
         self._activity = activity or Activity()
-        self._room = Room(budget)
+        self._room, self._outside = Room(budget), Room(MOST_OUTSIDE)
         self._mean_cost = max(1.0, budget / FIRST_WANTED)
         self._news = asyncio.Event()
         self._in_hand: dict[Delivery, asyncio.Task[None]] = {}
@@ -152,7 +160,7 @@ class QueueWorker:
                 await queues.follow()
                 for delivery in queues.take():
                     self._begin(delivery)
-                if self._room.left > 0 and not self._waiting:
+                if not self._waiting and (self._room.left > 0 or queue.outside is not None):
                     await queues.ask(self._room.shares(queues.pending, self._mean_cost))
                 await self._hear_news()
         finally:
@@ -225,15 +233,22 @@ class QueueWorker:
             self._waiting.discard(delivery)
             self._news.set()
             return await self._handler(event, data)
-        cost = max(1, self._queue.cost(event, data))
-        self._mean_cost = 0.9 * self._mean_cost + 0.1 * cost
+        tenant = names.tenant_part(self._queue.filter, delivery.subject)
         try:
-            async with self._room.place(names.tenant_part(self._queue.filter, delivery.subject), cost):
+            async with self._place(tenant, event, data):
                 self._waiting.discard(delivery)
                 self._news.set()
                 return await self._handler(event, data)
         finally:
             self._news.set()
+
+    def _place(self, tenant: str, event: CloudEvent, data: bytes) -> AbstractAsyncContextManager[None]:
+        """What the command takes while it is handled."""
+        if self._queue.outside is not None and self._queue.outside(event, data):
+            return self._outside.place(tenant, 1)
+        cost = max(1, self._queue.cost(event, data))
+        self._mean_cost = 0.9 * self._mean_cost + 0.1 * cost
+        return self._room.place(tenant, cost)
 
     async def _settled_before(self, delivery: Delivery, event: CloudEvent) -> bool:
         """A redelivery whose result stands is acknowledged; one that killed too many workers fails."""

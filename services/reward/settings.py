@@ -27,5 +27,5 @@ class RewardSettings(EdgeSettings):
     """Hosts that graders may ask though they are not public: `HOST[:PORT]`; HOST is an address, a network or a name."""
     outside_key_hosts: dict[str, list[str]] = Field(default_factory=dict)
     """By name of a key, `REKINDLE_KEY_<NAME>`: the hosts that it may be sent to; `*` names all other keys."""
-    outside_calls: int = Field(16, ge=1)
+    outside_calls: int = Field(128, ge=1)
     """Questions of one tenant that are open at once in this replica."""

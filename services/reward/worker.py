@@ -30,8 +30,6 @@ EXCLUSION = ("outcome", "reason", "grader_version", "attempts")
 """What a fact says of a score that is none."""
 WAITING = ("remote", "llm_judge")
 """Graders that compute nothing here: they wait for somebody outside."""
-COST = 16
-"""Of a command that computes, where one that waits costs 1: who asks a slow judge takes no core from others."""
 
 
 class RewardWorker:
@@ -58,10 +56,10 @@ class RewardWorker:
             filter=names.REWARD_FILTER,
             result_subject=_result_subject,
             tenant=_tenant,
-            cost=_cost,
+            outside=_is_outside,
             settled=self._settled,
         )
-        self._worker = QueueWorker(bus, blobs, queue, self.handle, budget=budget * COST, activity=activity)
+        self._worker = QueueWorker(bus, blobs, queue, self.handle, budget=budget, activity=activity)
 
     async def run(self) -> None:
         await self._worker.run()
@@ -168,9 +166,12 @@ def _scored(event: CloudEvent, shard: ScoreShard, scores: list[Score]) -> CloudE
     )
 
 
-def _cost(_: CloudEvent, data: bytes) -> int:
+def _is_outside(_: CloudEvent, data: bytes) -> bool:
+    """Whether a command waits for somebody outside, for a part of its score at least: who asks a slow judge takes no
+    core from others. What it computes beside that waits for a process like all else."""
     grader = from_json(data).get("grader", {})
-    return 1 if grader.get("type") in WAITING else COST
+    parts = grader.get("params", {}).get("graders", ()) if grader.get("type") == "weighted" else ()
+    return any(one.get("type") in WAITING for one in (grader, *(part["grader"] for part in parts)))
 
 
 def _tenant(event: CloudEvent) -> str:

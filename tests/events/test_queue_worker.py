@@ -380,6 +380,56 @@ async def test_a_lasting_command_holds_up_no_other(lasting: Shop) -> None:
         await lasting.empty()
 
 
+async def test_commands_that_wait_for_somebody_outside_and_those_that_work_hold_up_each_other_not(
+    shop: Shop,
+) -> None:
+    shop.queue = dataclasses.replace(shop.queue, outside=lambda _, data: data == b"asks")
+    begun: list[int] = []
+    held = {number: asyncio.Event() for number in range(32)}
+
+    async def handle(number: int, data: bytes) -> Answer:
+        begun.append(number)
+        await held[number].wait()
+        return await echo(number, data)
+
+    async def all_begun() -> bool:
+        return len(begun) == 32
+
+    async with shop.worker(handle, budget=1):
+        for number in range(30):
+            await shop.submit(number, b"asks")
+        await shop.submit(30, b"works")
+        await shop.submit(31, b"asks")
+        await shop.until(all_begun)  # with nothing answered yet
+        held[30].set()
+        assert await shop.answer(30) == b"30 works"
+        for event in held.values():
+            event.set()
+        await shop.empty()
+
+
+async def test_a_worker_holds_no_more_of_those_that_wait_outside_than_it_has_places(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MOST_OUTSIDE", 3)
+    shop.queue = dataclasses.replace(shop.queue, outside=lambda *_: True)
+    running, most = 0, 0
+
+    async def watch(number: int, data: bytes) -> Answer:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.005)
+        running -= 1
+        return await echo(number, data)
+
+    for number in range(20):
+        await shop.submit(number)
+    async with shop.worker(watch, budget=1):
+        await shop.empty()
+    assert most == 3
+
+
 @pytest.mark.parametrize("reason", [GivenBack("no more work here"), Overtaken("somebody else does it")])
 async def test_a_lasting_command_may_be_given_back_any_number_of_times(
     lasting: Shop, reason: Exception, monkeypatch: pytest.MonkeyPatch

@@ -13,6 +13,8 @@ import pytest
 from tests.reward.rig import Rig
 
 KEY = "sk-very-secret"
+SHARDS = 64
+"""More than a replica would take that computed."""
 
 
 class Slow(ThreadingHTTPServer):
@@ -75,15 +77,23 @@ def items(count: int) -> list[dict[str, Any]]:
     return [{"prompt": "", "completion": f"{n}", "columns": {"answer": n}} for n in range(count)]
 
 
-def test_shards_that_wait_for_a_service_hold_up_none_that_compute(rig: Rig, service: Slow):
-    grader = {"type": "remote", "params": {"url": service.url, "key": "MINE", "seconds": 60}}
-    slow = rig.submit(grader=grader, items=items(5 * 32), idempotency_key="slow")
-    for _ in range(5):
+@pytest.mark.parametrize("beside", [None, {"type": "numeric"}])
+def test_however_many_shards_wait_for_a_service_they_hold_up_none_that_compute(
+    rig: Rig, service: Slow, beside: dict[str, Any] | None
+):
+    grader: dict[str, Any] = {"type": "remote", "params": {"url": service.url, "key": "MINE", "seconds": 60}}
+    if beside is not None:
+        parts = [{"grader": grader, "weight": 1.0}, {"grader": beside, "weight": 1.0}]
+        grader = {"type": "weighted", "params": {"graders": parts}}
+    key = f"slow-{beside}"
+    slow = rig.submit(grader=grader, items=items(SHARDS * 32), idempotency_key=key)
+    for _ in range(SHARDS):
         assert service.waiting.acquire(timeout=30)
-    quick = rig.submit(grader={"type": "numeric"}, items=items(40), idempotency_key="quick")
+    quick = rig.submit(grader={"type": "numeric"}, items=items(40), idempotency_key=f"quick beside {key}")
     assert [score.value for score in rig.result(quick).scores] == [1.0] * 40
     service.gate.set()
-    assert [score.value for score in rig.result(slow).scores] == [0.5] * 160
+    value = 0.5 if beside is None else 1.5
+    assert [score.value for score in rig.result(slow).scores] == [value] * SHARDS * 32
     assert service.authorizations == {f"Bearer {KEY}"}
 
 
