@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -23,6 +24,16 @@ def require(available: object, what: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"missing: {what}", pytrace=False)
     pytest.skip(f"missing: {what}")
+
+
+@pytest.hookimpl(trylast=True)  # among those that are left
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests may take longest come first: beside them others fill the time, after them nothing does."""
+    longest: dict[Path, float] = {}
+    for item in items:
+        mark = item.get_closest_marker("timeout")
+        longest[item.path] = max(longest.get(item.path, 0.0), mark.args[0] if mark else 0.0)
+    items.sort(key=lambda item: longest[item.path], reverse=True)
 
 
 @pytest.fixture(autouse=True)
