@@ -10,9 +10,11 @@ In reading order:
 6. `store`          what is kept of a run: state, owner's word, rows of metrics
 7. `driver`         performs, hears, commits; `drive`, the command that has it done, is queued by `queue`
 8. `perform`        a command becomes its event: `publish` (to the trainer), `ask` (samplers and graders), `results`
-                    (what they answered), `report` (what the world hears), each by the `ids` of a run
+                    (what they answered), `probe` (sampler beside trainer), `report` (what the world hears), each by
+                    the `ids` of a run
 9. `prompts`        which prompt a command is about, from `rows` and `text`, its tokens
-10. `batch`         scored rollouts as datums; `metrics` and `timing`, what is known of a step
+10. `batch`         scored rollouts as datums; `metrics` and `timing`, what is known of a step; `alarms`, whether
+                    sampler and trainer agree
 11. `api`           the HTTP edge; `create` checks a spec and fixes it (`functions`), `info` says where a run stands,
                     `news` waits for what is new of it
 12. `triggers`      sees facts and does what follows of them, a run or a `webhook`; `fires` is what one event does to

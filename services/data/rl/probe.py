@@ -8,6 +8,7 @@ Axes: P tokens of a prompt, T of a completion.
 
 import asyncio
 
+import anyio.to_thread
 import numpy as np
 
 from events.failure import CommandFailed, NotFound
@@ -52,7 +53,7 @@ class Prober:
         """As it was trained."""
         groups = [await self._results.group(score) for score in train.groups]
         prompts = [(await self._prompts.of(score.sample)).tokens for score in train.groups]
-        return make_batch(self._run.spec, groups, prompts, train.baseline)
+        return await anyio.to_thread.run_sync(make_batch, self._run.spec, groups, prompts, train.baseline)
 
     async def _read(self, command: Probe, batch: Batch, index: int) -> np.ndarray:
         rollout = batch.rollouts[index]

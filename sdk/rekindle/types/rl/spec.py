@@ -189,7 +189,7 @@ class Alarms(Exact):
     gap: Annotated[float, Field(gt=0)] | None = 0.05
     """Largest mean difference of their logprobs of the same tokens under the same weights, in nats; None: any."""
     entropy_errors: Annotated[float, Field(gt=0)] | None = 6.0
-    """Largest distance of the mean −logprob of sampled tokens from the trainer's entropy, in standard errors;
+    """Most by which sampled tokens may surprise more or less than the trainer's entropy says, in standard errors;
     None: any."""
 
 
