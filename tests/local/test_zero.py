@@ -61,20 +61,29 @@ def sampled(wire: Wire, request_id: str) -> None:
     assert wire.result(request_id).headers["content-type"] == PROTOBUF
 
 
-def test_a_stack_begins_with_no_model_loaded_and_knows_its_models(
+def test_a_stack_begins_with_no_model_loaded_knows_its_models_and_says_which_service_starts(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    with running_stack(tiny_model_dir, tmp_path / "data", ["--cold"]) as stack:
+    brief = {"REKINDLE_POLL_SECONDS": "0.2"}
+    with (
+        running_stack(tiny_model_dir, tmp_path / "data", ["--cold"], environment=brief) as stack,
+        connect(stack.url, stack.base_model) as wire,
+    ):
         assert {row["service"] for row in stack.rows() if row["pid"]} == {
             "supervisor",
             "nats",
             "gateway",
             "dispatcher",
         }
-        found = httpx.get(f"{stack.url}/api/v1/get_server_capabilities", trust_env=False).json()
+        found = wire.http.get("get_server_capabilities").json()
         assert [model["max_context_length"] for model in found["supported_models"]] == [512]
-        with connect(stack.url, stack.base_model) as wire:
-            wire.run().goes_on()  # a cold start takes as long as it takes
+        future = wire.ok("/asample", sample_body(wire.sampler(), 0))["request_id"]
+        said = set()
+        while (answer := wire.poll(future)).status_code == 408:  # a cold start takes as long as it takes
+            said.add((answer.json()["queue_state"], answer.json().get("queue_state_reason")))
+        assert ("paused_capacity", f"starting {stack.row('sample')['name']}") in said
+        assert answer.headers["content-type"] == PROTOBUF
+        wire.run().goes_on()
 
 
 def test_a_fact_wakes_the_data_service_for_a_trigger_and_lets_it_sleep_again(
@@ -131,13 +140,31 @@ def test_everything_sleeps_while_a_run_is_paused_that_no_client_drives(sleepy: S
     path = f"/rl_runs/{wire.ok('/rl_runs', spec)['id']}"
     until_reached(wire, path, "step", 1)
     wire.ok(f"{path}/pause", None)
-    until_asleep(sleepy, "train", "sample", "data", "reward")
+    until_asleep(sleepy)
     paused = wire.http.get(path).json()
-    assert (paused["phase"], paused["step"] < 20) == ("paused", True)
+    assert (paused["phase"], 1 <= paused["step"] < 20) == ("paused", True)
+    polled = wire.http.get(f"{path}/metrics", params={"after": paused["step"] - 1, "wait": 1}).json()
+    wait_until(lambda: all(known(one) == ("zero", 0, 0, 0) for one in services(wire)), str(services(wire)))
+    assert (polled["rows"], wire.http.get(path).json()["updated"]) == ([], paused["updated"])
+    assert not any(sleepy.row(service)["pid"] for service in SERVICES), "to watch wakes nobody"
     wire.ok(f"{path}/resume", None)
+    wait_until(lambda: any(one["kind"] == "train" and one["replicas"] for one in services(wire)), "asleep")
     until_reached(wire, path, "step", 20)
     until_reached(wire, path, "phase", "completed")
+    done = wire.http.get(path).json()
+    assert done["cursor"] == 20 * 2, "every prompt was drawn once"
     assert [row["step"] for row in wire.http.get(f"{path}/metrics").json()["rows"]][:20] == list(range(20))
+
+
+def services(wire: Wire) -> list[dict[str, Any]]:
+    """How they fare, as any client can ask."""
+    found: list[dict[str, Any]] = wire.http.get("/services").json()["services"]
+    assert {one["kind"] for one in found} == set(SERVICES)
+    return found
+
+
+def known(service: dict[str, Any]) -> tuple[Any, ...]:
+    return service["state"], service["replicas"], service["queued"], service["activations"]
 
 
 def uploaded(wire: Wire, rows: list[dict[str, Any]]) -> str:
@@ -153,7 +180,7 @@ def uploaded(wire: Wire, rows: list[dict[str, Any]]) -> str:
 
 def until_reached(wire: Wire, path: str, field: str, value: Any) -> None:
     """Wait until a field of an RL run has a value, a number at least that one."""
-    deadline = time.monotonic() + 60.0
+    deadline = time.monotonic() + 120.0
     while (found := wire.http.get(path).json()[field]) != value and not (
         isinstance(value, int) and found > value
     ):
@@ -280,24 +307,6 @@ def test_while_a_service_starts_polls_say_so_and_if_it_cannot_the_future_fails_w
         sampled(wire, wire.ok("/asample", sample_body(sampler, 1))["request_id"])
         wire.run().goes_on()
         assert wire.failure(sample)["error"] == failures[1]["error"]
-
-
-def test_a_poll_says_which_service_starts(tiny_model_dir: Path, tmp_path: Path) -> None:
-    environment = {"REKINDLE_POLL_SECONDS": "0.2"}
-    os.environ |= environment
-    try:
-        with (
-            running_stack(tiny_model_dir, tmp_path / "data", ["--cold"]) as stack,
-            connect(stack.url, stack.base_model) as wire,
-        ):
-            future = wire.ok("/asample", sample_body(wire.sampler(), 0))["request_id"]
-            said = set()
-            while (answer := wire.poll(future)).status_code == 408:
-                said.add((answer.json()["queue_state"], answer.json().get("queue_state_reason")))
-            assert ("paused_capacity", f"starting {stack.row('sample')['name']}") in said
-    finally:
-        for name in environment:
-            del os.environ[name]
 
 
 def test_facts_are_printed_as_they_pass(sleepy: Stack, wire: Wire) -> None:
