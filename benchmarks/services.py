@@ -19,12 +19,12 @@ from benchmarks.record import Cell, record
 from examples.text2sql.clients import Client, load_sdk
 from examples.text2sql.dataset import through_service
 from examples.text2sql.experiment import DEMO_MODEL, Experiment, Options, prepare
-from examples.text2sql.loop import API_KEY, GROUPS, RANK, learn, rewards_of, roll_out, to_batch
+from examples.text2sql.loop import GROUPS, RANK, learn, rewards_of, roll_out, to_batch
 from examples.text2sql.loop_judge import LoopJudge
 from examples.text2sql.reward_judge import RewardJudge
 from examples.text2sql.scoring import Judge
 from examples.text2sql.show import Show
-from examples.text2sql.stack import running_stack
+from examples.text2sql.stack import API_KEY, running_stack
 
 ROUNDS, PAIRS = 3, 20
 CLIENTS: tuple[Client, ...] = ("rekindle", "tinker")

@@ -5,7 +5,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from events import trace
 from events.activation import PATH as ACTIVATE
-from events.edge import HEALTH, PREFIX, failed
+from events.edge import HEALTH, LIFE, PREFIX, failed
 from events.keys import LOCAL_TENANT, Keyring
 from events.settings import LOOPBACK, EdgeSettings
 
@@ -35,7 +35,7 @@ class Admission:
 
     def _is_open(self, path: str) -> bool:
         """Health, and download links, which carry their own signature."""
-        return path == HEALTH or path.startswith(f"{PREFIX}/downloads/")
+        return path in (HEALTH, LIFE) or path.startswith(f"{PREFIX}/downloads/")
 
     def _tenant(self, path: str, headers: dict[str, str]) -> str | Response:
         """Who asks, or what to answer to somebody who may not."""

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from events import activate, tasks
 from events.admission import Admission
-from events.edge import OPEN_PATHS, PREFIX, Edge, EdgeDep, add_error_answers
+from events.edge import HEALTH, LIFE, OPEN_PATHS, PREFIX, Edge, EdgeDep, add_error_answers
 from events.failure import BusUnavailable
 from events.notify import Notify
 from events.settings import EdgeSettings
@@ -49,7 +49,8 @@ def make_app(
         app.include_router(router, prefix=PREFIX)
     if background is not None:
         app.include_router(activate.router)
-    app.add_api_route(f"{PREFIX}/healthz", _healthz, methods=["GET"])
+    app.add_api_route(HEALTH, _healthz, methods=["GET"])
+    app.add_api_route(LIFE, _livez, methods=["GET"])
     app.add_api_route("/metrics", _metrics, methods=["GET"])
     add_error_answers(app)
     app.add_middleware(Admission, settings=settings)
@@ -77,6 +78,11 @@ def _end_with_it(work: "asyncio.Future[None]") -> None:
     if not work.cancelled() and work.exception() is not None:
         log.critical("service.failed", exc_info=work.exception())
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def _livez() -> JSONResponse:
+    """The process answers. That NATS is away is no reason to start it anew."""
+    return JSONResponse({"status": "ok"})
 
 
 async def _healthz(edge: EdgeDep) -> JSONResponse:

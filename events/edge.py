@@ -37,8 +37,8 @@ log = structlog.get_logger(__name__)
 
 PREFIX = "/api/v1"
 THREAD_BYTES = 64 * 1024
-HEALTH = f"{PREFIX}/healthz"
-OPEN_PATHS = frozenset({HEALTH, "/metrics"})
+HEALTH, LIFE = f"{PREFIX}/healthz", f"{PREFIX}/livez"
+OPEN_PATHS = frozenset({HEALTH, LIFE, "/metrics"})
 """Whoever asks these keeps no replica: they are no load."""
 MAX_DRAIN_BYTES = 1024 * 1024 * 1024
 """A body over the limit is read on and dropped up to this size, so that the client sees the answer."""

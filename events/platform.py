@@ -7,6 +7,7 @@ file; in a cluster, Knative's own records say the same.
 
 import asyncio
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -64,7 +65,11 @@ class ServiceStatus(BaseModel):
 
 
 class Platform(Protocol):
-    """How the services fare."""
+    """Which services there are, and how they fare."""
+
+    async def services(self) -> list[ServiceSpec]:
+        """Those that take activations."""
+        ...
 
     async def status(self) -> dict[str, ServiceStatus]:
         """By name; a service that the platform says nothing of is missing."""
@@ -74,9 +79,13 @@ class Platform(Protocol):
 class StateFile:
     """The platform of one machine: its supervisor writes a row for each process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, services: Sequence[ServiceSpec] = ()) -> None:
         self._path = path
+        self._services = list(services)
         self._read: tuple[int, dict[str, ServiceStatus]] = (-1, {})
+
+    async def services(self) -> list[ServiceSpec]:
+        return self._services
 
     async def status(self) -> dict[str, ServiceStatus]:
         return await asyncio.to_thread(self._status)

@@ -10,7 +10,7 @@ from events.dispatcher.dispatcher import Dispatcher
 from events.dispatcher.post import make_client
 from events.dispatcher.settings import DispatcherSettings
 from events.notify import Notify
-from events.platform import StateFile
+from events.platform import Platform, StateFile
 
 
 async def run(settings: DispatcherSettings) -> None:
@@ -23,9 +23,8 @@ async def run(settings: DispatcherSettings) -> None:
         dispatcher = Dispatcher(
             bus,
             open_blobs(settings.blobs),
-            StateFile(settings.state_file),
+            _platform(settings),
             http,
-            settings.services,
             settings.gap_seconds,
         )
         working = asyncio.create_task(dispatcher.run())
@@ -37,6 +36,16 @@ async def run(settings: DispatcherSettings) -> None:
     await bus.close()
     if failed:
         raise failed
+
+
+def _platform(settings: DispatcherSettings) -> Platform:
+    """Only the chosen one's library is imported."""
+    if settings.platform == "knative":
+        from events.knative import KnativePlatform
+
+        return KnativePlatform(settings.namespace)
+    assert settings.state_file is not None, "checked by the settings"
+    return StateFile(settings.state_file, settings.services)
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ that any gateway can say it. A verdict on a service fails what was waiting for i
 """
 
 import asyncio
-from collections.abc import Sequence
 from datetime import datetime
 
 import httpx
@@ -18,7 +17,7 @@ from events.dispatcher.backlog import backlog_of
 from events.dispatcher.service import ActivatedService
 from events.dispatcher.verdict import awaited, fail_waiting
 from events.failure import BusError
-from events.platform import Platform, ServiceSpec, ServiceStatus
+from events.platform import Platform, ServiceStatus
 from events.records import EVERYONE, Records, ServiceRecord
 from rekindle.types.requests import ServiceInfo
 
@@ -37,36 +36,59 @@ class Dispatcher:
         blobs: Blobs,
         platform: Platform,
         http: httpx.AsyncClient,
-        services: Sequence[ServiceSpec],
         gap_seconds: float,
     ) -> None:
         self._bus = bus
         self._blobs = blobs
         self._records = Records(bus)
         self._platform = platform
+        self._http = http
+        self._gap_seconds = gap_seconds
         self._checking = asyncio.Lock()
         self._said: dict[str, ServiceInfo] = {}
         self._judged: dict[str, datetime] = {}
         self._buried: set[str] = set()
-        self.services = [
-            ActivatedService(bus, spec, backlog_of(spec, bus, gap_seconds), http, self._check)
-            for spec in services
-        ]
+        self._kept: dict[str, tuple[ActivatedService, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
         """Go on until cancelled."""
-        keeping = [asyncio.create_task(service.run()) for service in self.services]
-        keeping.append(asyncio.create_task(self._check_for_ever()))
         try:
-            done, _ = await asyncio.wait(keeping, return_when=asyncio.FIRST_COMPLETED)
-            done.pop().result()
+            while True:
+                await self._follow()
+                await self._check()
+                working = [task for _, task in self._kept.values()]
+                if not working:
+                    await asyncio.sleep(CHECK_SECONDS)
+                    continue
+                done, _ = await asyncio.wait(
+                    working, timeout=CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    task.result()
         finally:
-            await tasks.end(*keeping)
+            await tasks.end(*(task for _, task in self._kept.values()))
 
-    async def _check_for_ever(self) -> None:
-        while True:
-            await self._check()
-            await asyncio.sleep(CHECK_SECONDS)
+    @property
+    def services(self) -> list[ActivatedService]:
+        """Those whose activations are kept now."""
+        return [service for service, _ in self._kept.values()]
+
+    async def _follow(self) -> None:
+        """Keep the activations of the services that there are now."""
+        found = {spec.name: spec for spec in await self._platform.services()}
+        for name, (service, task) in list(self._kept.items()):
+            spec = found.get(name)
+            if spec is not None and service.spec.model_copy(update={"most": spec.most}) == spec:
+                service.bound(spec.most)
+                continue
+            log.info("service.left", service=name)
+            del self._kept[name]
+            await tasks.end(task)
+        for spec in found.values():
+            if spec.name not in self._kept:
+                backlog = backlog_of(spec, self._bus, self._gap_seconds)
+                service = ActivatedService(self._bus, spec, backlog, self._http, self._check)
+                self._kept[spec.name] = service, asyncio.create_task(service.run())
 
     async def _check(self) -> None:
         """Ask the platform, and act on what it says."""

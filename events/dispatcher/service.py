@@ -77,6 +77,13 @@ class ActivatedService:
         """Try seldom until something comes, or no longer seldom."""
         self.slots = plan.rest(self.slots, resting)
 
+    def bound(self, most: int) -> None:
+        """So many activations at once from now on; those beyond that are left to end."""
+        if most != self.spec.most:
+            self.spec = self.spec.model_copy(update={"most": most})
+            self._scale = Scale(most, self.spec.capacity)
+            self.look()
+
     def look(self) -> None:
         """Read the backlog soon: something has changed."""
         self._look_now.set()

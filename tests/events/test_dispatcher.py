@@ -78,6 +78,10 @@ class Platform:
     """Says what the test says."""
 
     found: dict[str, ServiceStatus] = field(default_factory=dict)
+    specs: list[ServiceSpec] = field(default_factory=list)
+
+    async def services(self) -> list[ServiceSpec]:
+        return self.specs
 
     async def status(self) -> dict[str, ServiceStatus]:
         return self.found
@@ -148,7 +152,8 @@ class Lab:
         await self.bus.append(subject, event)
 
     def dispatcher(self, http: httpx.AsyncClient, *specs: ServiceSpec) -> Dispatcher:
-        return Dispatcher(self.bus, self.blobs, self.platform, http, specs, GAP)
+        self.platform.specs = list(specs)
+        return Dispatcher(self.bus, self.blobs, self.platform, http, GAP)
 
     @contextlib.asynccontextmanager
     async def dispatching(self, *specs: ServiceSpec, count: int = 1) -> AsyncIterator[None]:
@@ -416,6 +421,36 @@ async def test_two_dispatchers_hold_each_their_own(lab: Lab, stub: Service) -> N
         assert stub.most == 2
 
 
+async def test_services_are_followed_as_they_come_and_change(lab: Lab, stub: Service) -> None:
+    sampler = await lab.sampler()
+    async with lab.dispatching():
+        await lab.sample(sampler, 0)
+        spec = lab.spec("sample", stub.url)
+        lab.platform.specs = [spec]
+        await until(lambda: stub.held == 1)
+        for number in range(1, 40):
+            await lab.sample(sampler, number)
+        lab.platform.specs = [spec.model_copy(update={"most": 3})]
+        await until(lambda: stub.held == 3)
+
+
+async def test_a_service_that_is_gone_is_activated_no_more(lab: Lab, stub: Service) -> None:
+    gone, stays = lab.spec("train", stub.url), lab.spec("sample", stub.url)
+    async with make_client("") as http:
+        dispatcher = lab.dispatcher(http, gone, stays)
+        await dispatcher._follow()
+        before = {service.spec.name: service for service in dispatcher.services}
+        assert set(before) == {gone.name, stays.name}
+        lab.platform.specs = [stays]
+        await dispatcher._follow()
+        assert dispatcher.services == [before[stays.name]], "and the other goes on as it was"
+        moved = stays.model_copy(update={"url": "http://127.0.0.1:1"})
+        lab.platform.specs = [moved]
+        await dispatcher._follow()
+        assert [service.spec for service in dispatcher.services] == [moved]
+        await end(*(task for _, task in dispatcher._kept.values()))
+
+
 # The platform's word
 
 
@@ -456,7 +491,9 @@ async def test_what_comes_while_a_service_is_given_up_is_not_left_waiting(lab: L
     backlog = SlowlyJudged()
     spec = lab.spec("sample", stub.url)
     async with make_client("") as http:
-        dispatcher = Dispatcher(lab.bus, lab.blobs, lab.platform, http, [spec], 3600.0)
+        lab.platform.specs = [spec]
+        dispatcher = Dispatcher(lab.bus, lab.blobs, lab.platform, http, 3600.0)
+        await dispatcher._follow()
         service = dispatcher.services[0]
         service.backlog = backlog
         backlog.may_end.clear()
@@ -472,7 +509,7 @@ async def test_what_comes_while_a_service_is_given_up_is_not_left_waiting(lab: L
         backlog.may_end.set()
         await judging
         assert not service.slots.resting
-        await end(*service._posts)
+        await end(*service._posts, *(task for _, task in dispatcher._kept.values()))
 
 
 async def test_work_that_nobody_waits_for_outlasts_a_verdict_and_is_tried_seldom(

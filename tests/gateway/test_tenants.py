@@ -35,7 +35,7 @@ from tests.events.nats_process import NatsProcess
 ANNE, BERT, ACTIVATOR = "tml-anne-key", "tml-bert-key", "tml-activator"
 BASE = "tiny"
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
-OPEN = {"/api/v1/healthz", "/docs", "/openapi.json", "/docs/oauth2-redirect"}
+OPEN = {"/api/v1/healthz", "/api/v1/livez", "/docs", "/openapi.json", "/docs/oauth2-redirect"}
 SIGNED = "/api/v1/downloads/{expires}/{signature}/{key:path}"
 
 
