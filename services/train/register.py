@@ -1,8 +1,9 @@
-"""Makes a base model known without loading it: `python -m services.train.register`, then it ends.
+"""Makes a base model known without loading it, or forgotten: `python -m services.train.register [--remove]`.
 
 Edges check requests against what the model's configuration says; they need it while no trainer runs.
 """
 
+import argparse
 import asyncio
 
 from events import logs
@@ -20,18 +21,26 @@ async def register(records: Records, settings: TrainSettings) -> None:
         await records.replace(EVERYONE, settings.base_name, model)
 
 
-async def run(settings: TrainSettings) -> None:
+async def unregister(records: Records, settings: TrainSettings) -> None:
+    """Forget the model; its runs and checkpoints stay. Nothing happens if it is not known."""
+    await records.forget(ModelRecord, EVERYONE, settings.base_name)
+
+
+async def run(settings: TrainSettings, remove: bool = False) -> None:
     bus = await Bus.connect(settings.nats_url, name="register", replicas=settings.replicas)
     try:
-        await register(Records(bus), settings)
+        await (unregister if remove else register)(Records(bus), settings)
     finally:
         await bus.close()
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Make a base model known.")
+    parser.add_argument("--remove", action="store_true", help="have it forgotten instead")
+    asked = parser.parse_args()
     settings = TrainSettings()  # type: ignore[call-arg]
     logs.configure("register", as_json=settings.log_json)
-    asyncio.run(run(settings))
+    asyncio.run(run(settings, remove=asked.remove))
 
 
 if __name__ == "__main__":

@@ -24,8 +24,16 @@ from tests.sdk.cli_server import CliServer
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "cli.md"
-HEAVY = ("httpx", "numpy", "pydantic_settings", "rekindle.types", "services.local.supervisor", "torch")
-GROUPS = ("datasets", "rewards", "run", "triggers", "runs", "checkpoints", "keys")
+HEAVY = (
+    "httpx",
+    "numpy",
+    "pydantic_settings",
+    "kubernetes",
+    "rekindle.types",
+    "services.local.supervisor",
+    "torch",
+)
+GROUPS = ("datasets", "rewards", "run", "triggers", "runs", "checkpoints", "keys", "models")
 
 
 def rekindle(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -79,7 +87,9 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert min(once() for _ in range(5)) < 0.4
 
 
-@pytest.mark.parametrize("group", [group for group in GROUPS if group != "keys"])  # it asks no server
+@pytest.mark.parametrize(
+    "group", [one for one in GROUPS if one not in ("keys", "models")]
+)  # they ask no server
 def test_help_of_a_group_names_its_options_and_variables(group: str) -> None:
     said = CliRunner().invoke(build(), [group, "--help"], env={"COLUMNS": "120"}).output
     assert all(name in said for name in ("--base-url", "REKINDLE_BASE_URL", "--api-key", "REKINDLE_API_KEY"))
@@ -116,7 +126,7 @@ def test_what_a_plugin_raises_is_a_bug_and_keeps_its_traceback(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ("rekindle ", {*GROUPS, "up", "ps", "events"}),
+        ("rekindle ", {*GROUPS, "deploy", "status", "up", "ps", "events"}),
         ("rekindle data", {"datasets"}),
         ("rekindle datasets d", {"dedupe", "download", "delete"}),
         ("rekindle datasets upload --f", {"--format"}),

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from rekindle.cli import checkpoints, datasets, keys, rewards, rl_runs, runs, triggers
+from rekindle.cli import checkpoints, cluster, datasets, keys, models, rewards, rl_runs, runs, triggers
 from rekindle.cli.group import Commands
 from rekindle.cli.plugins import add_plugins
 
@@ -20,8 +20,10 @@ def build() -> typer.Typer:
     app = typer.Typer(
         name="rekindle", cls=Commands, help=HELP, no_args_is_help=True, pretty_exceptions_enable=False
     )
-    for group in (datasets, rewards, rl_runs, triggers, runs, checkpoints, keys):
+    for group in (datasets, rewards, rl_runs, triggers, runs, checkpoints, keys, models):
         app.add_typer(group.app)
+    for command in (cluster.deploy, cluster.status):
+        app.command()(command)
     add_plugins(app)
     return app
 

@@ -1,0 +1,228 @@
+"""`rekindle deploy` and `rekindle status`: an installation on a cluster with Knative Serving."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rekindle.cli import output
+from rekindle.cli.output import AsJson
+from rekindle.cli.progress import item_bar
+
+if TYPE_CHECKING:
+    from rekindle.cluster.api import Api
+    from rekindle.cluster.apply import Applied
+    from rekindle.cluster.deploy import Deployed
+    from rekindle.cluster.render import Manifest
+    from rekindle.cluster.status import Status
+
+Context = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Context of the kubeconfig.", show_default="the current one"),
+]
+Namespace = Annotated[str, typer.Option(envvar="REKINDLE_NAMESPACE", help="Where the installation lives.")]
+Registry = Annotated[
+    str | None,
+    typer.Option(metavar="PREFIX", help="Where the images are, in place of dev.local/rekindle."),
+]
+Render = Annotated[bool, typer.Option("--render", help="Print the manifests; no cluster is asked.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Let the cluster check everything and change nothing.")
+]
+Diff = Annotated[bool, typer.Option("--diff", help="Print how live objects would change; change nothing.")]
+Overlay = Annotated[
+    str,
+    typer.Option(
+        metavar="base|gpu|DIR", help="Which variant of the manifests, or a kustomization of one's own."
+    ),
+]
+NAMESPACE, BASE = "rekindle", "base"
+
+
+def deploy(
+    context: Context = None,
+    namespace: Namespace = NAMESPACE,
+    overlay: Overlay = BASE,
+    registry: Registry = None,
+    render: Render = False,
+    dry_run: DryRun = False,
+    diff: Diff = False,
+    wait: Annotated[
+        int,
+        typer.Option(metavar="SECONDS", min=0, help="How long to wait until all is ready; 0 = not at all."),
+    ] = 300,
+    as_json: AsJson = False,
+) -> None:
+    """Install or update Rekindle on a cluster with Knative Serving."""
+    from rekindle.cluster import manifests
+    from rekindle.cluster.deploy import deploy as deploy_all
+    from rekindle.cluster.place import installation
+
+    objects = installation(manifests.overlay(overlay), namespace, registry)
+    if render:
+        print_manifests(objects)
+        return
+    api = connect(context)
+    with item_bar("deploying", quiet=as_json) as bar:
+        done = deploy_all(api, objects, namespace, bar.now, dry_run=dry_run or diff)
+    if diff:
+        print_differences(done.applied)
+        return
+    if not as_json:
+        _show_deployed(done, dry_run)
+    late, url = ([], None) if dry_run else _wait(api, namespace, wait, as_json)
+    if as_json:
+        output.print_json({**_about_deployed(done), "url": url, "late": late})
+    elif url is not None:
+        typer.echo(f"reach it with: export REKINDLE_BASE_URL={output.plain(url)} REKINDLE_API_KEY=tml-…")
+    for said in late:
+        typer.echo(f"not ready: {output.plain(said)}", err=True)
+    if late:
+        raise typer.Exit(1)
+
+
+def status(
+    context: Context = None,
+    namespace: Namespace = NAMESPACE,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Where to ask for activations and backlog.", show_default="the gateway's own address"
+        ),
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="REKINDLE_API_KEY", help="Key to ask for them with.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show services, replicas, work and GPUs, and why something does not scale."""
+    from rekindle.cluster.status import Server
+    from rekindle.cluster.status import status as ask
+
+    found = ask(connect(context), namespace, Server(base_url, api_key))
+    if as_json:
+        output.print_json(found)
+    else:
+        _show_status(found)
+
+
+# ---- Shared with `models` ----
+
+
+def connect(context: str | None) -> "Api":
+    from rekindle.cluster.api import Api
+
+    return Api.connect(context)
+
+
+def print_manifests(objects: "Sequence[Manifest]") -> None:
+    from rekindle.cluster.render import to_yaml
+
+    typer.echo(to_yaml(list(objects)), nl=False)
+
+
+def print_differences(applied: "Sequence[Applied]") -> None:
+    """As a unified diff; nothing where nothing would change."""
+    from rekindle.cluster.apply import difference
+
+    for one in applied:
+        if text := difference(one):
+            typer.echo("\n".join(output.plain(line) for line in text.splitlines()))
+
+
+def print_applied(applied: "Sequence[Applied]") -> None:
+    """What became of each object, and which fields others have set."""
+    output.print_table(("kind", "name", ""), ((_kind(one), one.ref.name, one.action) for one in applied))
+    for one in applied:
+        for held in one.kept:
+            typer.echo(f"{one.ref.name}: kept {short(held.field)} as {output.plain(held.manager)} has set it")
+        for held in one.taken:
+            typer.echo(f"{one.ref.name}: took {short(held.field)} back from {output.plain(held.manager)}")
+
+
+def _kind(one: "Applied") -> str:
+    """Knative's services apart from those of Kubernetes."""
+    return f"Knative {one.ref.kind}" if ".knative.dev/" in one.ref.api_version else one.ref.kind
+
+
+def short(field: str) -> str:
+    """A path in an object without what all of them have."""
+    return output.plain(field.removeprefix(".spec.template.metadata.annotations.").lstrip("."))
+
+
+def about_applied(one: "Applied") -> dict[str, object]:
+    """The same for programs."""
+    return {
+        "kind": one.ref.kind,
+        "name": one.ref.name,
+        "action": one.action,
+        "kept": [held._asdict() for held in one.kept],
+        "taken": [held._asdict() for held in one.taken],
+    }
+
+
+# ---- Output ----
+
+
+def _show_deployed(done: "Deployed", dry_run: bool) -> None:
+    made = done.secrets
+    print_applied(done.applied)
+    if made.names:
+        typer.echo(f"secrets {'to be ' if dry_run else ''}made: {', '.join(made.names)}")
+    if made.key is not None:
+        typer.echo(f"API key, shown this once: {made.key}")
+
+
+def _about_deployed(done: "Deployed") -> dict[str, object]:
+    made = done.secrets
+    objects = [about_applied(one) for one in done.applied]
+    return {"objects": objects, "secrets": made.names, "key": made.key}
+
+
+def _wait(api: "Api", namespace: str, seconds: int, quiet: bool) -> tuple[list[str], str | None]:
+    """What is not ready when the time is over, and where clients find the gateway."""
+    from rekindle.cluster.deploy import url, wait
+
+    late: list[str] = []
+    if seconds:
+        with item_bar("waiting", quiet=quiet) as bar:
+            late = wait(api, namespace, seconds, bar.now)
+    return late, url(api, namespace)
+
+
+def _show_status(found: "Status") -> None:
+    output.print_table(
+        (
+            "service",
+            "base model",
+            "ready",
+            "replicas",
+            "bounds",
+            "activations",
+            "backlog",
+            "GPUs",
+            "revision",
+        ),
+        (
+            (
+                one.name,
+                one.base,
+                one.ready,
+                f"{one.actual} of {one.desired}",
+                f"{one.min_scale}–{one.max_scale or '∞'}",
+                one.activations,
+                one.backlog,
+                one.gpus,
+                one.revision,
+            )
+            for one in found.services
+        ),
+    )
+    for name, reason in found.workloads.items():
+        typer.echo(f"{name}: {output.plain(reason.removeprefix(f'{name}: ')) if reason else 'ready'}")
+    for one in found.services:
+        for reason in one.reasons:
+            typer.echo(f"{one.name}: {output.plain(reason)}")
+    for said in found.unknown:
+        typer.echo(f"not known: {output.plain(said)}", err=True)
+    output.print_fields([("url", found.url), ("GPUs", found.gpus)])

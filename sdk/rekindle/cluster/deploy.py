@@ -1,0 +1,85 @@
+"""An installation: its objects applied in order, its secrets made, and when all of it is ready."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from rekindle.cluster import secrets
+from rekindle.cluster.api import KNATIVE, Api, Ref
+from rekindle.cluster.apply import FIRST, Applied, apply, in_order
+from rekindle.cluster.place import PART_OF
+from rekindle.cluster.render import Manifest, condition
+
+Tell = Callable[[str], None]
+"""Hears what is being done."""
+GATEWAY = "gateway"
+WORKLOADS = (("apps/v1", "StatefulSet"), ("apps/v1", "Deployment"), (KNATIVE, "Service"))
+"""What has to be ready, in the order in which it becomes so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What a deployment has done."""
+
+    applied: tuple[Applied, ...]
+    secrets: secrets.Made
+
+
+def deploy(
+    api: Api, objects: list[Manifest], namespace: str, tell: Tell, *, dry_run: bool = False
+) -> Deployed:
+    """Apply all objects: namespace, accounts and configuration, secrets, then the rest. Raises ClusterError.
+
+    What others have set is taken back, but for bounds and windows of scale.
+    """
+    ordered = in_order(objects)
+    first = [one for one in ordered if one["kind"] in FIRST]
+    applied = list(_apply_all(api, first, tell, dry_run))
+    tell("secrets")
+    made = secrets.ensure(api, namespace, dry_run=dry_run)
+    applied += _apply_all(api, ordered[len(first) :], tell, dry_run)
+    return Deployed(tuple(applied), made)
+
+
+def _apply_all(api: Api, objects: list[Manifest], tell: Tell, dry_run: bool) -> Iterator[Applied]:
+    for one in objects:
+        tell(f"{one['kind']} {one['metadata']['name']}")
+        yield apply(api, one, force=True, dry_run=dry_run)
+
+
+def wait(api: Api, namespace: str, seconds: float, tell: Tell) -> list[str]:
+    """Watch until all workloads are ready or the time is over; those that are not, with the reason if it is known."""
+    deadline = time.monotonic() + seconds
+    return [late for kind in WORKLOADS for late in _wait_for(api, kind, namespace, deadline, tell)]
+
+
+def _wait_for(api: Api, kind: tuple[str, str], namespace: str, deadline: float, tell: Tell) -> list[str]:
+    late: list[str] = []
+    for found in api.watch(*kind, namespace, deadline - time.monotonic()):
+        ours = [one for one in found if one["metadata"].get("labels", {}).get(PART_OF) == "rekindle"]
+        late = [said for one in ours if (said := why_not_ready(one)) is not None]
+        if not late:
+            return []
+        tell(late[0])
+    return late
+
+
+def why_not_ready(one: Manifest) -> str | None:
+    """`gateway: RevisionMissing`, as far as the object says it; None if it is ready."""
+    name, status = one["metadata"]["name"], one.get("status") or {}
+    if status.get("observedGeneration", 0) < one["metadata"].get("generation", 0):
+        return f"{name}: not looked at yet"
+    if one["apiVersion"] == KNATIVE:
+        ready = condition(one, "Ready")
+        if ready.get("status") == "True":
+            return None
+        return f"{name}: {ready.get('message') or ready.get('reason') or 'not ready'}"
+    wanted, there = one["spec"].get("replicas", 1), status.get("readyReplicas", 0)
+    return None if there >= wanted else f"{name}: {there} of {wanted} replicas ready"
+
+
+def url(api: Api, namespace: str) -> str | None:
+    """Where clients reach the installation; None while that is not known."""
+    gateway = api.get(Ref(KNATIVE, "Service", GATEWAY, namespace))
+    found = ((gateway or {}).get("status") or {}).get("url")
+    return None if found is None else str(found)

@@ -1,0 +1,48 @@
+"""Manifests for one installation: its namespace wherever one is named, and the registry of its images."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from rekindle.cluster.errors import ClusterError
+from rekindle.cluster.render import Manifest, render, set_namespace
+
+NAMESPACE = "rekindle"
+"""Of the manifests, unless another is asked for."""
+IMAGES = "dev.local/rekindle"
+"""Of the manifests: where images lie that were made by hand."""
+PART_OF = "app.kubernetes.io/part-of"
+"""Label of all that is ours."""
+NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+
+
+def installation(overlay: Path, namespace: str = NAMESPACE, registry: str | None = None) -> list[Manifest]:
+    """The objects of an overlay for that namespace, with images from that registry."""
+    return [placed(one, namespace, registry) for one in render(overlay)]
+
+
+def placed(one: Manifest, namespace: str, registry: str | None) -> Manifest:
+    """An object with its namespace and registry. Raises ClusterError for a namespace that cannot be one."""
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", namespace):
+        raise ClusterError(f"namespace {namespace!r}: expected at most 63 of a-z, 0-9 and -, as a DNS label")
+    found: Manifest = _replaced(one, namespace, registry)
+    if "namespace" in found["metadata"] or found["kind"] == "Namespace" or "subjects" in found:
+        set_namespace(found, namespace)
+    return found
+
+
+def _replaced(value: Any, namespace: str, registry: str | None) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: namespace
+            if key == NAMESPACE_LABEL and inner == NAMESPACE
+            else _replaced(inner, namespace, registry)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [_replaced(inner, namespace, registry) for inner in value]
+    if not isinstance(value, str):
+        return value
+    if registry is not None and value.startswith(f"{IMAGES}/"):
+        return registry.rstrip("/") + value.removeprefix(IMAGES)
+    return re.sub(rf"\.{NAMESPACE}\.svc\b", f".{namespace}.svc", value)

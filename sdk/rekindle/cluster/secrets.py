@@ -1,0 +1,85 @@
+"""Passwords and keys of an installation: made at random once, never changed afterwards.
+
+Of an API key only its sha256 is kept, as services compare it; the key itself is shown to who made it, and to nobody
+again. The dispatcher's own key opens services for activations and belongs to no tenant.
+"""
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass
+
+from rekindle.cluster.api import Api, Ref
+from rekindle.cluster.place import PART_OF
+from rekindle.cluster.render import Manifest
+
+KEYS = "rekindle-keys"
+KEY_PREFIX = "tml-"
+"""The Tinker SDK sends no key that begins otherwise."""
+TENANT = "default"
+"""Whom the first key belongs to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was made. Example: Made(("rekindle-nats", "rekindle-keys"), key="tml-…")."""
+
+    names: tuple[str, ...]
+    """Of the secrets that were not there."""
+    key: str | None
+    """The first API key, which is kept nowhere; None = there are keys already."""
+
+
+def ensure(api: Api, namespace: str, *, dry_run: bool = False) -> Made:
+    """Make the secrets that are missing; those that are there stay as they are, whoever made them."""
+    key = new_key()
+    names = []
+    for one in _all(namespace, key):
+        missing = api.get(Ref.of(one)) is None
+        if missing and (dry_run or api.create(one)):
+            names.append(one["metadata"]["name"])
+    return Made(tuple(names), key if KEYS in names and not dry_run else None)
+
+
+def new_key() -> str:
+    return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def digest(key: str) -> str:
+    """What is kept of a key: its sha256 in hex."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _all(namespace: str, key: str) -> list[Manifest]:
+    # It begins with a letter: NATS' configuration takes 12e3 for a number.
+    password = f"p{secrets.token_hex(24)}"
+    system = new_key()
+    entry = {"hash": digest(key), "tenant": TENANT, "name": "first"}
+    contents = {
+        "rekindle-nats": {
+            "NATS_USER": "rekindle",
+            "NATS_PASSWORD": password,
+            "NATS_URL": f"nats://rekindle:{password}@nats:4222",
+        },
+        "rekindle-blobs": {
+            "AWS_ACCESS_KEY_ID": f"rekindle{secrets.token_hex(6)}",
+            "AWS_SECRET_ACCESS_KEY": secrets.token_hex(24),
+        },
+        KEYS: {"keys.json": json.dumps([entry])},
+        "rekindle-links": {"REKINDLE_EXTERNAL_URLS_SECRET": secrets.token_hex(32)},
+        "rekindle-activation": {
+            "REKINDLE_ACTIVATION_KEY": system,
+            "REKINDLE_SYSTEM_KEYS": json.dumps([digest(system)]),
+        },
+    }
+    return [_secret(name, namespace, content) for name, content in contents.items()]
+
+
+def _secret(name: str, namespace: str, content: dict[str, str]) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace, "labels": {PART_OF: "rekindle"}},
+        "type": "Opaque",
+        "stringData": content,
+    }

@@ -1,0 +1,57 @@
+"""A simulated cluster, the command at its other end, and controllers that find everything well."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from rekindle.cli import build
+from rekindle.cluster.api import Api
+from tests.cluster.api_server import ApiServer
+from tests.cluster.ownership import Object
+
+URL = "http://gateway.rekindle.example"
+
+
+def well(one: Object) -> Object | None:
+    """What Knative and Kubernetes say once a workload runs."""
+    seen = {"observedGeneration": one["metadata"]["generation"]}
+    if one["apiVersion"] == "serving.knative.dev/v1" and one["kind"] == "Service":
+        name = one["metadata"]["name"]
+        return {
+            **seen,
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "latestCreatedRevisionName": f"{name}-00001",
+            "latestReadyRevisionName": f"{name}-00001",
+            "url": URL if name == "gateway" else f"http://{name}.rekindle.svc.cluster.local",
+        }
+    if one["kind"] in ("Deployment", "StatefulSet"):
+        return {**seen, "readyReplicas": one["spec"]["replicas"]}
+    return None
+
+
+@dataclass
+class Cluster:
+    server: ApiServer
+    file: Path
+    """The kubeconfig."""
+
+    def run(self, *arguments: object, **options: Any) -> Result:
+        """The command as a person types it."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KUBECONFIG", str(self.file))
+            words = [str(one) for one in arguments]
+            return CliRunner().invoke(build(), words, prog_name="rekindle", **options)
+
+    def done(self, *arguments: object) -> str:
+        """What it prints, if it succeeds."""
+        found = self.run(*arguments)
+        assert found.exit_code == 0, found.output
+        return found.stdout
+
+    def api(self) -> Api:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KUBECONFIG", str(self.file))
+            return Api.connect()

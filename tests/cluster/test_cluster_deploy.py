@@ -1,0 +1,273 @@
+"""`rekindle deploy` against a simulated cluster, through the real client."""
+
+import json
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rekindle.cluster import manifests, secrets
+from rekindle.cluster.place import installation
+from tests.cluster.api_server import Key
+from tests.cluster.simulated import URL, Cluster
+
+GATEWAY = Key("serving.knative.dev/v1", "services", "rekindle", "gateway")
+
+
+def annotations(one: dict[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = one["spec"]["template"]["metadata"]["annotations"]
+    return found
+
+
+def versions(cluster: Cluster) -> dict[Key, str]:
+    return {key: one.object["metadata"]["resourceVersion"] for key, one in cluster.server.objects.items()}
+
+
+def test_all_objects_are_there_and_the_end_says_how_to_reach_it(cluster: Cluster) -> None:
+    said = cluster.done("deploy")
+    wanted = installation(manifests.overlay("base"))
+    assert len(cluster.server.objects) == len(wanted) + 5
+    assert f"REKINDLE_BASE_URL={URL}" in said
+
+
+def test_namespace_comes_first_then_configuration_then_secrets_then_the_rest(cluster: Cluster) -> None:
+    cluster.done("deploy")
+    asked = [plural for verb, plural in cluster.server.requests if verb in ("patch", "create")]
+    assert asked[0] == "namespaces"
+    order = [asked.index(one) for one in ("serviceaccounts", "configmaps", "secrets", "statefulsets")]
+    assert order == sorted(order) and asked.index("deployments") > asked.index("secrets")
+
+
+def test_a_second_deployment_changes_nothing(cluster: Cluster) -> None:
+    cluster.done("deploy")
+    before = versions(cluster)
+    said = json.loads(cluster.done("deploy", "--json"))
+    assert versions(cluster) == before
+    assert {one["action"] for one in said["objects"]} == {"unchanged"}
+    assert said["secrets"] == [] and said["key"] is None and said["url"] == URL
+
+
+def test_the_first_key_is_shown_once_and_only_its_hash_is_kept(cluster: Cluster, small: Path) -> None:
+    (key,) = re.findall(r"shown this once: (tml-\S+)", cluster.done("deploy", "--overlay", small))
+    stored = cluster.server.get("v1", "secrets", "rekindle-keys")["stringData"]["keys.json"]
+    assert json.loads(stored) == [{"hash": secrets.digest(key), "tenant": "default", "name": "first"}]
+    assert all(key not in json.dumps(one.object) for one in cluster.server.objects.values())
+    assert "tml-" not in cluster.done("deploy", "--overlay", small).replace("tml-…", "")
+
+
+def test_the_dispatchers_key_opens_services_by_its_hash(cluster: Cluster, small: Path) -> None:
+    cluster.done("deploy", "--overlay", small, "--wait", 0)
+    found = cluster.server.get("v1", "secrets", "rekindle-activation")["stringData"]
+    assert json.loads(found["REKINDLE_SYSTEM_KEYS"]) == [secrets.digest(found["REKINDLE_ACTIVATION_KEY"])]
+
+
+def test_secrets_that_are_there_stay(cluster: Cluster, small: Path) -> None:
+    cluster.server.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "rekindle"}})
+    about = {"name": "rekindle-blobs", "namespace": "rekindle"}
+    own = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": about,
+        "stringData": {"AWS_ACCESS_KEY_ID": "mine"},
+    }
+    cluster.server.put(own)
+    said = cluster.done("deploy", "--overlay", small)
+    assert cluster.server.get("v1", "secrets", "rekindle-blobs")["stringData"] == {
+        "AWS_ACCESS_KEY_ID": "mine"
+    }
+    assert "rekindle-blobs" not in said and "rekindle-nats" in said
+
+
+def test_two_installations_share_no_secret(cluster: Cluster, small: Path) -> None:
+    for namespace in ("one", "two"):
+        cluster.done("deploy", "--overlay", small, "--namespace", namespace, "--wait", 0)
+    for name in ("rekindle-nats", "rekindle-blobs", "rekindle-keys", "rekindle-links", "rekindle-activation"):
+        one, two = (
+            cluster.server.get("v1", "secrets", name, space)["stringData"] for space in ("one", "two")
+        )
+        assert one != two
+
+
+# ---- What others have set ----
+
+
+def test_a_bound_of_scale_that_was_set_with_kn_is_kept(cluster: Cluster, small: Path) -> None:
+    cluster.done("deploy", "--overlay", small)
+    cluster.server.edit(
+        "kn", GATEWAY, lambda one: annotations(one).update({"autoscaling.knative.dev/max-scale": "9"})
+    )
+    said = cluster.done("deploy", "--overlay", small)
+    assert annotations(cluster.server.objects[GATEWAY].object)["autoscaling.knative.dev/max-scale"] == "9"
+    assert "gateway: kept autoscaling.knative.dev/max-scale as kn has set it" in said
+
+
+def test_another_field_is_taken_back_while_the_bound_is_kept(cluster: Cluster, small: Path) -> None:
+    cluster.done("deploy", "--overlay", small)
+
+    def edit(one: dict[str, Any]) -> None:
+        annotations(one)["autoscaling.knative.dev/min-scale"] = "2"
+        one["spec"]["template"]["spec"]["timeoutSeconds"] = 60
+
+    cluster.server.edit("kn", GATEWAY, edit)
+    said = cluster.done("deploy", "--overlay", small)
+    found = cluster.server.objects[GATEWAY].object
+    assert found["spec"]["template"]["spec"]["timeoutSeconds"] == 300
+    assert annotations(found)["autoscaling.knative.dev/min-scale"] == "2"
+    assert "gateway: took spec.template.spec.timeoutSeconds back from kn" in said
+
+
+def test_what_others_add_stays(cluster: Cluster, small: Path) -> None:
+    cluster.done("deploy", "--overlay", small)
+
+    def edit(one: dict[str, Any]) -> None:
+        one["spec"]["traffic"] = [{"revisionName": "gateway-00001", "percent": 100}]
+        annotations(one)["client.knative.dev/updateTimestamp"] = "now"
+
+    cluster.server.edit("Go-http-client", GATEWAY, edit)
+    cluster.done("deploy", "--overlay", small, "--registry", "registry.example/team")
+    found = cluster.server.objects[GATEWAY].object
+    assert found["spec"]["traffic"] and annotations(found)["client.knative.dev/updateTimestamp"] == "now"
+    assert found["spec"]["template"]["spec"]["containers"][0]["image"].startswith(
+        "registry.example/team/gateway:"
+    )
+
+
+def test_a_job_that_changes_is_made_anew(cluster: Cluster, small: Path) -> None:
+    cluster.done("deploy", "--overlay", small, "--wait", 0)
+    key = Key("batch/v1", "jobs", "rekindle", "blobs-bucket")
+    cluster.server.objects[key].object["spec"]["backoffLimit"] = 1
+    said = json.loads(cluster.done("deploy", "--overlay", small, "--wait", 0, "--json"))
+    assert [one["name"] for one in said["objects"] if one["action"] == "replaced"] == ["blobs-bucket"]
+    assert cluster.server.objects[key].object["spec"]["backoffLimit"] == 20
+
+
+# ---- Looking before ----
+
+
+def test_a_dry_run_changes_nothing_and_shows_no_key(cluster: Cluster, small: Path) -> None:
+    said = cluster.done("deploy", "--overlay", small, "--dry-run")
+    assert not cluster.server.objects and "tml-" not in said
+    assert "secrets to be made: rekindle-nats" in said and "unchecked" in said
+
+
+def test_a_dry_run_of_a_change_names_it(cluster: Cluster, small: Path) -> None:
+    cluster.done("deploy", "--overlay", small)
+    before = versions(cluster)
+    said = json.loads(
+        cluster.done("deploy", "--overlay", small, "--dry-run", "--json", "--registry", "registry.example")
+    )
+    changed = {one["name"] for one in said["objects"] if one["action"] == "changed"}
+    assert changed == {"gateway", "dispatcher"} and versions(cluster) == before
+
+
+def test_a_diff_shows_what_would_change_and_nothing_else(cluster: Cluster, small: Path) -> None:
+    cluster.done("deploy", "--overlay", small)
+    before = versions(cluster)
+    assert cluster.done("deploy", "--overlay", small, "--diff") == ""
+    lines = cluster.done(
+        "deploy", "--overlay", small, "--diff", "--registry", "registry.example"
+    ).splitlines()
+    changed = [line for line in lines if re.match(r"[+-][^+-]", line)]
+    assert all("image:" in line for line in changed) and len(changed) == 4
+    assert versions(cluster) == before
+
+
+def test_render_prints_what_is_applied_and_asks_no_cluster(cluster: Cluster) -> None:
+    printed = list(yaml.safe_load_all(cluster.done("deploy", "--render", "--namespace", "mine")))
+    assert not cluster.server.requests
+    assert printed == installation(manifests.overlay("base"), "mine")
+    assert {one["metadata"].get("namespace", "mine") for one in printed} == {"mine"}
+    assert "Secret" not in {one["kind"] for one in printed}
+
+
+# ---- Waiting and errors ----
+
+
+def test_it_waits_until_the_last_workload_is_ready(cluster: Cluster, small: Path) -> None:
+    asked = []
+
+    def later(one: dict[str, Any]) -> dict[str, Any] | None:
+        """The gateway is ready when it is written a second time."""
+        if one["kind"] == "Service" and one["metadata"]["name"] == "gateway":
+            asked.append(one)
+            return {"observedGeneration": 0, "conditions": []} if len(asked) == 1 else None
+        return None
+
+    cluster.server.controllers.append(later)
+    api = cluster.api()
+    cluster.done("deploy", "--overlay", small, "--wait", 0)
+
+    from rekindle.cluster.deploy import wait
+
+    def heard(said: str) -> None:
+        cluster.server.edit(
+            "kn", GATEWAY, lambda one: one["metadata"].setdefault("labels", {}).update(touched="yes")
+        )
+
+    assert wait(api, "rekindle", 60, heard) == [] and len(asked) == 2
+
+
+def test_what_is_not_ready_in_time_is_named_and_the_exit_code_is_one(cluster: Cluster, small: Path) -> None:
+    cluster.server.controllers.append(
+        lambda one: (
+            {
+                "observedGeneration": 9,
+                "conditions": [{"type": "Ready", "status": "False", "message": "no image"}],
+            }
+            if one["metadata"]["name"] == "gateway" and "template" in one.get("spec", {})
+            else None
+        )
+    )
+    found = cluster.run("deploy", "--overlay", small, "--wait", 1)
+    assert found.exit_code == 1 and "not ready: gateway: no image" in found.stderr
+
+
+def test_a_cluster_without_knative_is_one_line(cluster: Cluster) -> None:
+    cluster.server.without.add("serving.knative.dev/v1")
+    found = cluster.run("deploy")
+    assert found.exit_code == 1 and "is Knative Serving installed?" in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+def test_what_the_user_may_not_do_is_one_line_that_says_so(cluster: Cluster, small: Path) -> None:
+    cluster.server.forbidden.add(("create", "secrets"))
+    found = cluster.run("deploy", "--overlay", small)
+    assert found.exit_code == 1 and "secrets is forbidden" in found.stderr and found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--context", "nowhere"), "nowhere"),
+        (("--namespace", "Not_One"), "namespace 'Not_One'"),
+        (("--overlay", "/not/there"), "overlay '/not/there'"),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_names_it(
+    cluster: Cluster, arguments: tuple[str, ...], said: str
+) -> None:
+    found = cluster.run("deploy", *arguments)
+    assert found.exit_code == 1 and said in found.stderr and found.stderr.count("\n") == 1
+
+
+def test_another_context_is_another_place(cluster: Cluster, small: Path) -> None:
+    assert "created" in cluster.done("deploy", "--overlay", small, "--context", "other", "--wait", 0)
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(cluster: Cluster, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    cluster.file.write_text(cluster.file.read_text().replace(cluster.server.url, url))
+    found = cluster.run("deploy")
+    assert found.exit_code == 1 and "does not answer" in found.stderr
+
+
+def test_without_the_extra_the_command_says_what_to_install(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "kubernetes", None)
+    found = cluster.run("status")
+    assert found.exit_code == 1 and "pip install 'rekindle[cluster]'" in found.stderr

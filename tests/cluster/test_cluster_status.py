@@ -1,0 +1,186 @@
+"""`rekindle status` against a simulated cluster: what it shows, and why something does not scale."""
+
+import json
+from typing import Any
+
+import pytest
+
+from rekindle.cluster.names import service_name
+from rekindle.cluster.reasons import at_its_most, reasons
+from tests.cluster.simulated import URL, Cluster
+
+BASE = "Qwen/Qwen3-8B"
+TRAIN = service_name("train", BASE)
+SERVING = "serving.knative.dev"
+
+
+def revision(
+    name: str, service: str, *, desired: int = 0, actual: int = 0, failed: str | None = None
+) -> dict[str, Any]:
+    ready = {"type": "Ready", "status": "False" if failed else "True", "reason": "X", "message": failed or ""}
+    return {
+        "apiVersion": f"{SERVING}/v1",
+        "kind": "Revision",
+        "metadata": {"name": name, "namespace": "rekindle", "labels": {f"{SERVING}/service": service}},
+        "status": {"desiredReplicas": desired, "actualReplicas": actual, "conditions": [ready]},
+    }
+
+
+def pod(
+    revision: str, *, phase: str = "Pending", unscheduled: str = "", waiting: dict[str, str] | None = None
+) -> Any:
+    status: dict[str, Any] = {"phase": phase}
+    if unscheduled:
+        status["conditions"] = [{"type": "PodScheduled", "status": "False", "message": unscheduled}]
+    if waiting:
+        status["containerStatuses"] = [{"name": "train", "state": {"waiting": waiting}}]
+    labels = {f"{SERVING}/revision": revision}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"{revision}-pod", "namespace": "rekindle", "labels": labels},
+        "status": status,
+    }
+
+
+def service(latest: str, ready: str = "Unknown", message: str = "") -> dict[str, Any]:
+    conditions = [{"type": "Ready", "status": ready, "message": message}]
+    return {
+        "metadata": {"name": "train"},
+        "status": {"latestCreatedRevisionName": latest, "conditions": conditions},
+    }
+
+
+def event(name: str, message: str) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "e"},
+        "involvedObject": {"name": name},
+        "reason": "FailedCreate",
+        "message": message,
+    }
+
+
+OLD, NEW = revision("train-1", "train"), revision("train-2", "train")
+NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+
+
+@pytest.mark.parametrize(
+    ("pods", "events", "expected"),
+    [
+        ([], [], []),
+        ([pod("train-2", unscheduled=NO_GPU)], [], [f"no node has room: {NO_GPU}"]),
+        (
+            [pod("train-1", phase="Running"), pod("train-2", unscheduled=NO_GPU)],
+            [],
+            [f"train-2 waits for a GPU that train-1 holds: set min-scale=0 on that revision ({NO_GPU})"],
+        ),
+        (
+            [pod("train-2", waiting={"reason": "ImagePullBackOff", "message": "Back-off"})],
+            [],
+            ["the image cannot be pulled: Back-off"],
+        ),
+        ([pod("train-2", waiting={"reason": "ContainerCreating"})], [], []),
+        (
+            [pod("train-2", waiting={"reason": "CrashLoopBackOff"})],
+            [],
+            ["it ends again and again: CrashLoopBackOff"],
+        ),
+        ([pod("other-1", unscheduled=NO_GPU)], [], []),
+        ([], [event("train-2-deployment-abc", "exceeded quota: gpus")], ["quota: exceeded quota: gpus"]),
+        ([], [event("other-2", "exceeded quota: gpus")], []),
+    ],
+)
+def test_a_service_that_does_not_scale_says_why(
+    pods: list[Any], events: list[Any], expected: list[str]
+) -> None:
+    assert reasons(service("train-2", ready="True"), [OLD, NEW], pods, events) == expected
+
+
+def test_only_the_newest_revision_that_failed_matters() -> None:
+    failed = [
+        revision("train-1", "train", failed="old"),
+        revision("train-2", "train", failed="no such model"),
+    ]
+    assert reasons(service("train-2", "False", "it failed"), failed, [], []) == [
+        "revision train-2 failed: no such model",
+        "it failed",
+    ]
+    assert reasons(service("train-3", "True"), failed, [], []) == []
+
+
+@pytest.mark.parametrize(
+    ("most", "concurrency", "activations", "expected"),
+    [
+        (2, 1, 2, "all replicas are busy that max-scale=2 allows"),
+        (2, 1, 1, None),
+        (2, 16, 31, None),
+        (2, 16, 32, "all replicas are busy that max-scale=2 allows"),
+        (0, 1, 99, None),
+        (2, 1, None, None),
+    ],
+)
+def test_a_bound_that_is_reached_is_a_reason(
+    most: int, concurrency: int, activations: int | None, expected: str | None
+) -> None:
+    assert at_its_most(most, concurrency, activations) == expected
+
+
+# ---- The command ----
+
+
+@pytest.fixture
+def installed(cluster: Cluster) -> Cluster:
+    cluster.done("deploy", "--wait", 0)
+    cluster.done("models", "add", BASE, "--gpus", 2, "--max-replicas", 4)
+    cluster.server.put(revision(f"{TRAIN}-00001", TRAIN, desired=3, actual=2))
+    cluster.server.put(pod(f"{TRAIN}-00001", unscheduled=NO_GPU))
+    return cluster
+
+
+def by_name(cluster: Cluster, *options: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    found = json.loads(cluster.done("status", "--json", *options))
+    return found, {one["name"]: one for one in found["services"]}
+
+
+def test_status_shows_replicas_gpus_bounds_and_reasons(installed: Cluster) -> None:
+    found, services = by_name(installed)
+    train = services[TRAIN]
+    assert (train["desired"], train["actual"], train["gpus"], train["max_scale"]) == (3, 2, 4, 4)
+    assert train["base"] == BASE and train["reasons"] == [f"no node has room: {NO_GPU}"]
+    assert found["gpus"] == 4 and found["url"] == URL
+    assert found["workloads"] == {"nats": None, "blobs": None, "dispatcher": None}
+    assert services["gateway"]["conditions"] == {"Ready": "True"}
+
+
+def test_activations_and_backlog_are_the_servers_word(installed: Cluster) -> None:
+    answer = {
+        "services": [{"name": TRAIN, "kind": "train", "state": "ready", "queued": 70, "activations": 64}]
+    }
+    installed.server.texts["/api/v1/services"] = json.dumps(answer)
+    found, services = by_name(installed, "--base-url", installed.server.url)
+    train = services[TRAIN]
+    assert (train["activations"], train["backlog"]) == (64, 70) and found["unknown"] == []
+    assert "all replicas are busy that max-scale=4 allows" in train["reasons"]
+    assert services["reward"]["activations"] is None
+
+
+def test_without_the_server_the_rest_is_shown(installed: Cluster) -> None:
+    found, services = by_name(installed, "--base-url", "http://127.0.0.1:1")
+    assert services[TRAIN]["actual"] == 2 and services[TRAIN]["activations"] is None
+    assert found["unknown"][0].startswith("activations and backlog, of http://127.0.0.1:1: ")
+
+
+def test_what_one_may_not_read_is_said(installed: Cluster) -> None:
+    installed.server.forbidden |= {("list", "pods"), ("list", "events")}
+    found = installed.run("status", "--base-url", "http://127.0.0.1:1")
+    assert (
+        found.exit_code == 0
+        and found.stderr.count("not known: ") == 3
+        and "pods is forbidden" in found.stderr
+    )
+    assert f"{TRAIN} " in found.stdout and "2 of 3" in found.stdout
+
+
+def test_a_namespace_without_an_installation_is_an_error(cluster: Cluster) -> None:
+    found = cluster.run("status", "--namespace", "empty")
+    assert found.exit_code == 1 and "nothing of Rekindle in namespace 'empty'" in found.stderr
