@@ -26,8 +26,8 @@ import pytest
 import tinker
 
 ROOT = Path(__file__).resolve().parent.parent
-READY_SECONDS = 90.0
-STOP_SECONDS = 30.0
+READY_SECONDS = 180.0
+STOP_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Stack:
         """Of the first process of a service."""
         return next(row for row in self.rows() if row["service"] == service)
 
-    def until(self, service: str, *states: str, other_than: int | None = None, seconds: float = 60.0) -> Any:
+    def until(self, service: str, *states: str, other_than: int | None = None, seconds: float = 120.0) -> Any:
         """Wait for a service to be in one of the states, as another process than the given one; its pid."""
         deadline = time.monotonic() + seconds
         while (row := self.row(service))["state"] not in states or row["pid"] == (other_than or -1):
@@ -61,7 +61,7 @@ class Stack:
 
     def wake(self, service: str) -> int:
         """Have a service that sleeps start; returns its pid once it is ready."""
-        httpx.get(f"{self.row(service)['url']}/api/v1/healthz", trust_env=False, timeout=60)
+        httpx.get(f"{self.row(service)['url']}/api/v1/healthz", trust_env=False, timeout=120)
         pid: int = self.until(service, "ready")
         return pid
 
@@ -140,7 +140,7 @@ def stop(process: subprocess.Popen[str]) -> None:
 def sdk_client(stack: Stack) -> Iterator[tinker.ServiceClient]:
     """A client of the SDK whose session ends with the block."""
     client = tinker.ServiceClient(base_url=stack.url, api_key="tml-local")
-    client.create_sampling_client(base_model=stack.base_model).result(60)
+    client.create_sampling_client(base_model=stack.base_model).result(120)
     with warnings.catch_warnings():
         # The SDK never closes the connection of its first request; found here, it disturbs no test.
         warnings.simplefilter("ignore", ResourceWarning)
@@ -148,7 +148,7 @@ def sdk_client(stack: Stack) -> Iterator[tinker.ServiceClient]:
     try:
         yield client
     finally:
-        client.close("success").result(30)
+        client.close("success").result(60)
 
 
 @pytest.fixture(scope="session")

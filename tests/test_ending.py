@@ -27,7 +27,7 @@ def test_status_and_output_are_kept(body: str, status: int, printed: str, tmp_pa
         env={"PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert done.returncode == status
     assert (done.stdout + done.stderr).endswith(printed)

@@ -21,7 +21,7 @@ from services.local import nats_server
 from tests.stack import Stack
 
 TENANT = "local"
-RELEASE_SECONDS = 30.0
+RELEASE_SECONDS = 60.0
 """What becomes of a session may wait for processes that were killed last."""
 EMPTY = ("SAMPLE", "REWARD", "DATA", "CHECKPOINT", "DEAD")
 OWN_FILES = {"blobs", "links.key", "lock", "logs", "nats", "nats.conf", "nats.json", "ports.json"}

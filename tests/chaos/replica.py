@@ -18,7 +18,7 @@ from services.local.stack import listen
 from tests.chaos import mortal
 from tests.stack import ROOT, Stack
 
-SECONDS = 60.0
+SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from tests.e2e.loops import ADAM, WAIT, client, train
 from tests.stack import Stack
 
 TENANT = "local"
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 @contextlib.asynccontextmanager

@@ -23,8 +23,8 @@ from tests.events.nats_process import NatsProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 PART = 64 * 1024
-SECONDS = 30.0
-START_SECONDS = 90.0
+SECONDS = 90.0
+START_SECONDS = 180.0
 """Until a service is well; some import torch."""
 EXPIRY = 3600.0
 QUICK = "from events import worker; worker.ACK_WAIT = 2.0; "
@@ -72,7 +72,7 @@ class Service:
     def end(self, number: int = signal.SIGTERM) -> None:
         assert self.process is not None, "it was started"
         self.process.send_signal(number)
-        self.process.wait(20)
+        self.process.wait(60)
 
     def readers(self) -> list[psutil.Process]:
         """Processes that open files for it."""
@@ -189,7 +189,7 @@ class Lab:
 
     def settled(self, before: tuple[list[str], list[str]]) -> None:
         """Wait until all is as it was; a result is there a moment before the last of its command is gone."""
-        wait_until(lambda: self.left() == before, f"left behind: {self.left()}, before: {before}", 10)
+        wait_until(lambda: self.left() == before, f"left behind: {self.left()}, before: {before}")
 
 
 @contextmanager

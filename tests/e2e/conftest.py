@@ -34,7 +34,7 @@ def connected(url: str) -> Iterator[tinker.ServiceClient]:
     with forgiven():
         client = tinker.ServiceClient(base_url=url, api_key=KEY)
         yield client
-        client.close("success").result(30)
+        client.close("success").result(60)
         del client
 
 

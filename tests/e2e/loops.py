@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import tinker
 from tinker import types
 
-WAIT = 60.0
+WAIT = 120.0
 ADAM = types.AdamParams(learning_rate=1e-2, eps=1e-8)
 
 

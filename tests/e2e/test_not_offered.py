@@ -29,7 +29,7 @@ def test_it_fails_soon_with_a_reason(rest: tinker.RestClient, call: str) -> None
         CALLS[call](rest).result(WAIT)  # type: ignore[attr-defined]
     assert failed.value.status_code in (400, 404, 405)
     assert "detail" in str(failed.value)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 def test_another_optimizer_is_refused_at_creation(service: tinker.ServiceClient, stack: Stack) -> None:

@@ -24,7 +24,7 @@ class NatsProcess:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         port = int(self.url.rpartition(":")[2])
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
@@ -43,14 +43,14 @@ class NatsProcess:
     def kill(self) -> None:
         """SIGKILL: no farewell to clients or to other servers."""
         self._running().kill()
-        self._running().wait(20)
+        self._running().wait(60)
 
     def stop(self) -> None:
         """End it if it runs, frozen or not; its data stays."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
             self._process.terminate()
-            self._process.wait(20)
+            self._process.wait(60)
 
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "it was started"

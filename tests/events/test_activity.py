@@ -28,7 +28,7 @@ def activated(linger: float = 0.05) -> Activity:
 
 
 async def soon(awaitable: Awaitable[object]) -> object:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         return await awaitable
 
 

@@ -26,6 +26,7 @@ from events.records import EVERYONE, LoraShape, Records, RunRecord, SamplerRecor
 from events.runlog import RunLog
 from events.streams import CHECKPOINT, DATA, SAMPLE
 from events.tasks import end
+from rekindle.types import ServiceInfo
 
 TENANT = "local"
 GAP = 300.0
@@ -282,6 +283,8 @@ async def test_what_a_snapshot_contains_is_no_gap(lab: Lab) -> None:
 async def test_how_a_service_fares_stands_in_its_record(lab: Lab, stub: Service) -> None:
     spec = lab.spec("sample", stub.url)
     lab.platform.found[spec.name] = ServiceStatus(state="ready", replicas=2)
+    gone = ServiceRecord(about=ServiceInfo(name=f"train-{lab.base}", kind="train"))
+    await lab.records.replace(EVERYONE, gone.about.name, gone)
     sampler = await lab.sampler()
 
     async def until_known(**wanted: object) -> None:
@@ -298,6 +301,8 @@ async def test_how_a_service_fares_stands_in_its_record(lab: Lab, stub: Service)
 
     async with lab.dispatching(spec):
         await until_known(state="ready", replicas=2, queued=0, activations=0)
+        with pytest.raises(NotFound):
+            await lab.records.get(ServiceRecord, EVERYONE, gone.about.name)
         for number in range(3):
             await lab.sample(sampler, number, tokens=5000)
         await until_known(queued=3, activations=1)
@@ -552,7 +557,7 @@ async def test_what_a_dead_replica_held_is_free_at_once(lab: Lab, stub: Service,
     await end(beating[1])
     spec = lab.spec("train", stub.url)
     lab.platform.found = {spec.name: ServiceStatus(state="starting", dead=[dead])}
-    async with lab.dispatching(spec), asyncio.timeout(3):
+    async with lab.dispatching(spec), asyncio.timeout(8):
         while await liveness.lives(lab.bus, dead):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert await liveness.lives(lab.bus, living)

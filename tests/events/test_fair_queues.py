@@ -164,14 +164,14 @@ async def test_what_waits_of_a_tenant_is_known_before_any_of_it_has_come(shop: S
 
 
 async def test_a_tenant_that_is_alone_has_all_of_the_worker(shop: Shop):
-    shop.seconds = 0.02
+    shop.seconds = 0.1
     await shop.submit("other", 3)
-    await shop.submit("alone", 203)
+    await shop.submit("alone", 83)
     async with shop.worker(budget=8):
         await shop.until("other", 3)
         begun, before = time.monotonic(), shop.count("alone")
-        await shop.until("alone", 203)
-        rate = (203 - before) / (time.monotonic() - begun)
+        await shop.until("alone", 83)
+        rate = (83 - before) / (time.monotonic() - begun)
     assert rate > 0.5 * 8 / shop.seconds
 
 
@@ -222,7 +222,7 @@ async def test_a_worker_without_room_soon_leaves_to_others_what_comes(
         await shop.until(tenant, 1)
     await shop.submit("slow", 1)
     await asyncio.wait_for(stuck.wait(), 20)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while await shop.asked():  # noqa: ASYNC110  # the server tells nobody
             await asyncio.sleep(0.05)
     async with shop.worker("two", budget=1):

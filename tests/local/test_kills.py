@@ -73,7 +73,7 @@ def test_a_loop_goes_on_while_a_process_is_killed(
             assert not ending.done(), "the loop must be long enough to be hurt"
             os.kill(pid, signal.SIGKILL)
             own_stack.until(service_name, "ready", "zero", other_than=pid)
-        assert ending.result(150) == pytest.approx(undisturbed, rel=1e-3), (
+        assert ending.result(200) == pytest.approx(undisturbed, rel=1e-3), (
             "a gradient was lost or applied twice"
         )
     assert psutil.pid_exists(own_stack.pid)
@@ -90,7 +90,7 @@ def test_polls_held_by_a_gateway_that_ends_are_told_to_ask_again(own_stack: Stac
         pid = own_stack.until("gateway", "ready")
         assert not any(poll.done() for poll in held)
         os.kill(pid, signal.SIGTERM)
-        assert [poll.result(10).status_code for poll in held] == [408] * 4
+        assert [poll.result(15).status_code for poll in held] == [408] * 4
         run.post_batch(run.batch(missing, datum()))
         assert wire.result(future).headers["content-type"] == PROTOBUF
         own_stack.until("gateway", "ready", other_than=pid)

@@ -20,7 +20,7 @@ from services.local import nats_server
 from tests.events.nats_process import NatsProcess
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 60.0
+SECONDS = 120.0
 QUICK_DELIVERY = "from events import worker; worker.ACK_WAIT = 1.0; "
 
 

@@ -28,7 +28,7 @@ def test_a_child_ends_with_a_parent_that_is_killed():
         assert parent.stdout is not None and parent.stdout.readline() == "watching\n"
         (child,) = psutil.Process(parent.pid).children()
         parent.kill()
-        _, alive = psutil.wait_procs([child], timeout=10)
+        _, alive = psutil.wait_procs([child], timeout=60)
         for survivor in alive:
             survivor.kill()
         assert not alive

@@ -18,7 +18,7 @@ from rekindle import SamplingParams, ServiceClient
 from rekindle.cli import build
 from tests.stack import ROOT, Stack
 
-WAIT = 60.0
+WAIT = 120.0
 ROWS = [{"question": f"{n} * 2?", "answer": n * 2, "level": n % 5} for n in range(50)]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rekindle import InvalidField, NotFound, RequestFailed, ServiceClient
 
-WAIT = 60.0
+WAIT = 120.0
 ROWS = [{"n": number, "level": number % 5, "text": f"row {number % 40}"} for number in range(2500)]
 
 

@@ -23,7 +23,7 @@ from tests.e2e.conftest import connected
 from tests.e2e.loops import counting
 from tests.stack import Stack
 
-WAIT = 60.0
+WAIT = 120.0
 ADAM = {"learning_rate": 1e-2, "eps": 1e-8}
 PROMPT = [5, 6, 7, 8]
 

@@ -47,7 +47,7 @@ FILLING, FILLINGS = 500_000, 48
 """Bytes of a large message, and how many of them take a stream beyond its first block."""
 LARGE = [datum(*range(5, 505))] * 64
 """A batch that does not travel inline."""
-RELEASE_SECONDS = 10.0
+RELEASE_SECONDS = 60.0
 LOOK_SECONDS = 0.1
 
 

@@ -26,7 +26,7 @@ from services.train.worker import TrainWorker
 from tests.train.train_data import batch
 
 TENANT = "local"
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 class Lab:
