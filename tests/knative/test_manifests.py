@@ -1,0 +1,294 @@
+"""Every manifest of every overlay is what Kubernetes and Knative take, and what makes it fail does make it fail."""
+
+import copy
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rekindle.cluster.render import load
+from tests.knative import knative_sets as sets
+from tests.knative.knative_rules import (
+    DEADLINE,
+    SCALING,
+    complaints,
+    containers,
+    is_knative,
+    needs_zero_initial_scale,
+    pod,
+    scale,
+)
+from tests.knative.knative_schema import FLAGGED, Manifest, flags_needed, mistakes
+
+EVERY = sets.every()
+README = sets.OVERLAYS / "gpu" / "README.md"
+FLAGS = {flag for fields in FLAGGED.values() for flag in fields.values()}
+NAMED_FLAGS = {flag for flag in FLAGS if f"`{flag}: enabled`" in README.read_text()}
+EXAMPLE = sets.KNATIVE / "base" / "secrets.example.yaml"
+
+
+def said(name: str, one: Manifest) -> list[str]:
+    """All that is wrong with an object of a set."""
+    return mistakes(one, NAMED_FLAGS if name.startswith("gpu model") else ()) + complaints(one)
+
+
+@pytest.mark.parametrize(("name", "one"), EVERY, ids=[name for name, _ in EVERY])
+def test_every_object_is_valid(name: str, one: Manifest) -> None:
+    assert said(name, one) == []
+
+
+def test_base_needs_no_feature_flag_and_gpus_need_those_that_the_readme_names() -> None:
+    needed: dict[str, set[str]] = {name: set() for name in sets.SETS}
+    for name in sets.SETS:
+        for one in sets.objects(name):
+            needed[name] |= flags_needed(one) if is_knative(one) else set()
+    assert NAMED_FLAGS and needed.pop("gpu model") == NAMED_FLAGS
+    assert all(flags == set() for flags in needed.values()), needed
+
+
+def test_only_gpus_ask_for_an_initial_scale_of_zero_and_the_readme_says_what_permits_it() -> None:
+    asking = {name.partition(":")[0] for name, one in EVERY if needs_zero_initial_scale(one)}
+    assert asking == {"gpu model"}
+    assert '`allow-zero-initial-scale: "true"`' in README.read_text()
+    # What is patched by hand is what the table names.
+    patched = re.findall(r"\"([a-z.-]+)\": \"(?:enabled|true)\"", README.read_text())
+    assert set(patched) == {*NAMED_FLAGS, "allow-zero-initial-scale"}
+
+
+def test_one_object_a_file_and_every_file_is_used() -> None:
+    for folder in (sets.KNATIVE / "base", sets.KNATIVE / "model"):
+        kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+        files = {str(path.relative_to(folder)) for path in folder.rglob("*.yaml")}
+        assert files - {"kustomization.yaml", EXAMPLE.name} == set(kustomization["resources"])
+        for file in kustomization["resources"]:
+            assert len(load(folder / file)) == 1, file
+
+
+def test_every_annotation_of_scale_says_why_it_is_there() -> None:
+    for path in [*(sets.KNATIVE / "base").rglob("*.yaml"), *(sets.KNATIVE / "model").glob("*.yaml")]:
+        lines = path.read_text().splitlines()
+        for before, line in itertools.pairwise(lines):
+            if re.match(rf"\s+({SCALING}|{DEADLINE})", line):
+                assert re.match(rf"\s+(#|{SCALING})", before), f"{path.name}: {line.strip()}: no word why"
+
+
+def test_secrets_by_hand_are_those_of_deploy_and_hold_nothing() -> None:
+    examples = load(EXAMPLE)
+    assert [mistakes(one) for one in examples] == [[]] * len(examples)
+    for one in examples:
+        assert all(
+            "CHANGE" in text for name, text in one["stringData"].items() if not re.search("USER|KEY_ID", name)
+        )
+    assert "Secret" not in {one["kind"] for _, one in EVERY}
+
+
+def test_the_roles_permit_looking_at_three_kinds_and_nothing_else() -> None:
+    roles = [one for name, one in EVERY if one["kind"] == "Role"]
+    assert {one["metadata"]["name"] for one in roles} == {"dispatcher"}
+    assert roles[0]["rules"] == [
+        {
+            "apiGroups": ["serving.knative.dev"],
+            "resources": ["services", "revisions"],
+            "verbs": ["get", "list", "watch"],
+        },
+        {
+            "apiGroups": ["autoscaling.internal.knative.dev"],
+            "resources": ["podautoscalers"],
+            "verbs": ["get", "list", "watch"],
+        },
+    ]
+    (binding,) = (one for one in sets.objects("base") if one["kind"] == "RoleBinding")
+    account = sets.one("base", "ServiceAccount", "dispatcher")["metadata"]
+    assert binding["subjects"] == [
+        {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
+    ]
+    accounts = {one["metadata"]["name"] for one in sets.objects("base") if one["kind"] == "ServiceAccount"}
+    assert {pod(one)["serviceAccountName"] for _, one in EVERY if pod(one)} == accounts
+
+
+# ---- What makes an object fail ----
+
+Change = Callable[[Manifest], object]
+
+
+def _set(path: str, value: object) -> Change:
+    """Set what is at a path of keys and indices."""
+
+    def change(one: Manifest) -> None:
+        *way, last = [int(part) if part.isdigit() else part for part in path.split("|")]
+        place: object = one
+        for part in way:
+            place = place[part]  # type: ignore[index]
+        place[last] = value  # type: ignore[index]
+
+    return change
+
+
+CONTAINER = "spec|template|spec|containers|0"
+ANNOTATION = f"spec|template|metadata|annotations|{SCALING}"
+WRONG: dict[str, tuple[Change, str]] = {
+    "a misspelt key": (_set(f"{ANNOTATION}minscale", "1"), "minscale is not known"),
+    "an old spelling": (_set(f"{ANNOTATION}minScale", "1"), "minScale is not known"),
+    "a key of scale on the service": (
+        _set(f"metadata|annotations|{SCALING}min-scale", "1"),
+        "min-scale is not known",
+    ),
+    "a number that is no text": (_set(f"{ANNOTATION}max-scale", 3), "max-scale"),
+    "a window too short": (_set(f"{ANNOTATION}window", "5s"), "window does not take"),
+    "a window without a unit": (_set(f"{ANNOTATION}window", "60"), "window does not take"),
+    "a delay too long": (_set(f"{ANNOTATION}scale-down-delay", "2h"), "scale-down-delay does not take"),
+    "more than all of it": (
+        _set(f"{ANNOTATION}target-utilization-percentage", "101"),
+        "target-utilization-percentage does not take",
+    ),
+    "two replicas for one activation": (
+        _set(f"{ANNOTATION}target-utilization-percentage", "70"),
+        "two replicas",
+    ),
+    "a metric of another autoscaler": (_set(f"{ANNOTATION}metric", "cpu"), "metric does not take"),
+    "more at least than at most": (_set(f"{ANNOTATION}min-scale", "99"), "is above max-scale"),
+    "no most": (_set(f"{ANNOTATION}max-scale", "0"), "which means any number"),
+    "a timeout above the cluster's": (_set("spec|template|spec|timeoutSeconds", 601), "timeouts: expected"),
+    "a first byte after the end": (
+        _set("spec|template|spec|responseStartTimeoutSeconds", 301),
+        "timeouts: expected",
+    ),
+    "a port of queue-proxy": (_set(f"{CONTAINER}|ports|0|containerPort", 8012), "belongs to queue-proxy"),
+    "a port's name": (_set(f"{CONTAINER}|ports|0|name", "http"), "is not http1 or h2c"),
+    "a second port": (
+        lambda one: containers(one)[0]["ports"].append({"containerPort": 8081}),
+        "expected exactly one",
+    ),
+    "a variable of Knative": (
+        lambda one: containers(one)[0]["env"].append({"name": "PORT", "value": "8080"}),
+        "PORT belongs to Knative",
+    ),
+    "a probe without a port": (
+        lambda one: containers(one)[0]["startupProbe"]["httpGet"].pop("port"),
+        "never succeeds",
+    ),
+    "a probe more patient than Knative": (
+        _set(f"{CONTAINER}|startupProbe|failureThreshold", 360),
+        "not below the progress deadline",
+    ),
+    "a writable root": (
+        _set(f"{CONTAINER}|securityContext|readOnlyRootFilesystem", False),
+        "readOnlyRootFilesystem",
+    ),
+    "root": (lambda one: containers(one)[0]["securityContext"].pop("runAsNonRoot"), "runAsNonRoot"),
+    "no filter of calls": (
+        lambda one: containers(one)[0]["securityContext"].pop("seccompProfile"),
+        "seccompProfile",
+    ),
+    "privileged": (_set(f"{CONTAINER}|securityContext|privileged", True), "'privileged' was unexpected"),
+    "a token": (_set("spec|template|spec|automountServiceAccountToken", True), "False was expected"),
+    "no limit": (lambda one: containers(one)[0]["resources"].pop("limits"), "cpu is missing"),
+    "a GPU without a limit": (
+        _set(f"{CONTAINER}|resources|requests|nvidia.com/gpu", "1"),
+        "requested without a limit",
+    ),
+    "a folder without a bound": (
+        _set("spec|template|spec|volumes|1", {"name": "tmp", "emptyDir": {}}),
+        "no sizeLimit",
+    ),
+    "a volume that is missing": (lambda one: pod(one)["volumes"].pop(), "missing, or there"),
+    "an image without a version": (
+        _set(f"{CONTAINER}|image", "dev.local/rekindle/train"),
+        "registry/name:version",
+    ),
+    "the latest image": (
+        _set(f"{CONTAINER}|image", "dev.local/rekindle/train:latest"),
+        "registry/name:version",
+    ),
+    "a label that nobody knows": (_set("metadata|labels|rekindle.dev/kindd", "train"), "is not known"),
+    "a pod that says not what it is": (
+        lambda one: one["spec"]["template"]["metadata"]["labels"].pop("rekindle.dev/kind"),
+        "would not know the pod",
+    ),
+    "a field that nobody knows": (_set("spec|template|spec|containerConcurency", 1), "containerConcurency"),
+    "a number as text": (_set("spec|template|spec|containerConcurrency", "1"), "is not of type 'integer'"),
+    "never: lifecycle": (_set(f"{CONTAINER}|lifecycle", {}), "'lifecycle' was unexpected"),
+    "never: time to end": (
+        _set("spec|template|spec|terminationGracePeriodSeconds", 9),
+        "'terminationGracePeriodSeconds' was unexpected",
+    ),
+    "never: a policy of restarts": (
+        _set("spec|template|spec|restartPolicy", "Always"),
+        "'restartPolicy' was unexpected",
+    ),
+    "never: claims of resources": (
+        _set("spec|template|spec|resourceClaims", []),
+        "'resourceClaims' was unexpected",
+    ),
+    "never: the pod's own facts as files": (
+        _set("spec|template|spec|volumes|1", {"name": "tmp", "downwardAPI": {}}),
+        "'downwardAPI' was unexpected",
+    ),
+    "never: a network disk": (
+        _set("spec|template|spec|volumes|1", {"name": "tmp", "nfs": {"server": "a", "path": "/"}}),
+        "'nfs' was unexpected",
+    ),
+    "with a flag: a field of the pod": (
+        lambda one: containers(one)[0]["env"].append(
+            {"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+        ),
+        "'fieldRef' was unexpected",
+    ),
+    "with a flag: the pod's context": (
+        _set("spec|template|spec|securityContext", {"fsGroup": 1}),
+        "'securityContext' was unexpected",
+    ),
+    "with a flag: nodes": (
+        _set("spec|template|spec|nodeSelector", {"a": "b"}),
+        "'nodeSelector' was unexpected",
+    ),
+    "with a flag: tolerations": (_set("spec|template|spec|tolerations", []), "'tolerations' was unexpected"),
+    "with a flag: affinity": (_set("spec|template|spec|affinity", {}), "'affinity' was unexpected"),
+    "with a flag: a priority": (
+        _set("spec|template|spec|priorityClassName", "a"),
+        "'priorityClassName' was unexpected",
+    ),
+    "with a flag: a claim of a volume": (
+        _set("spec|template|spec|volumes|1", {"name": "tmp", "persistentVolumeClaim": {"claimName": "a"}}),
+        "'persistentVolumeClaim' was unexpected",
+    ),
+    "with a flag: what runs before": (
+        _set("spec|template|spec|initContainers", []),
+        "'initContainers' was unexpected",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_service_is_noticed(what: str) -> None:
+    one = sets.one("model", "Service", "train")
+    change, words = WRONG[what]
+    assert said("model", one) == []
+    change(one)
+    assert any(words in each for each in said("model", one)), said("model", one)
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "Job", "NetworkPolicy", "Role", "ConfigMap"])
+def test_a_field_that_kubernetes_does_not_know_is_noticed(kind: str) -> None:
+    one = next(each for each in sets.objects("base") if each["kind"] == kind)
+    one["metadata"]["lables"] = {}
+    assert any("lables" in each for each in mistakes(one))
+    if kind not in ("Role", "ConfigMap"):
+        changed = copy.deepcopy(one)
+        changed["spec"]["replica"] = 1
+        assert any("replica" in each for each in mistakes(changed))
+
+
+def test_a_kind_without_a_schema_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LookupError, match="no schema"):
+        mistakes({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "a"}})
+
+
+def test_gateways_are_scaled_by_how_many_requests_come_not_by_how_many_are_open() -> None:
+    gateway = sets.one("base", "Service", "gateway")
+    assert pod(gateway)["containerConcurrency"] == 0
+    wanted = {"metric": "rps", "target-burst-capacity": "0", "min-scale": "1"}
+    assert {key: scale(gateway)[f"{SCALING}{key}"] for key in wanted} == wanted
