@@ -5,10 +5,13 @@ import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 import yaml
 
+from rekindle.cluster import secrets
+from rekindle.cluster.api import Api
 from rekindle.cluster.render import load
 from tests.knative import knative_sets as sets
 from tests.knative.knative_rules import (
@@ -75,14 +78,40 @@ def test_every_annotation_of_scale_says_why_it_is_there() -> None:
                 assert re.match(rf"\s+(#|{SCALING})", before), f"{path.name}: {line.strip()}: no word why"
 
 
+class Collected:
+    """A cluster that has nothing yet, and takes what it is given."""
+
+    def __init__(self) -> None:
+        self.objects: list[Manifest] = []
+
+    def get(self, ref: object) -> None:
+        return None
+
+    def create(self, one: Manifest) -> bool:
+        self.objects.append(one)
+        return True
+
+
 def test_secrets_by_hand_are_those_of_deploy_and_hold_nothing() -> None:
-    examples = load(EXAMPLE)
-    assert [mistakes(one) for one in examples] == [[]] * len(examples)
+    examples, made = load(EXAMPLE), Collected()
+    secrets.ensure(cast("Api", made), "rekindle")
+    by_hand, by_deploy = (
+        {one["metadata"]["name"]: one["stringData"].keys() for one in found}
+        for found in (examples, made.objects)
+    )
+    assert by_hand == by_deploy
+    assert [mistakes(one) for one in (*examples, *made.objects)] == [[]] * 2 * len(examples)
     for one in examples:
-        assert all(
-            "CHANGE" in text for name, text in one["stringData"].items() if not re.search("USER|KEY_ID", name)
-        )
+        secret = [text for key, text in one["stringData"].items() if not re.search("USER|KEY_ID", key)]
+        assert all("CHANGE" in text for text in secret)
     assert "Secret" not in {one["kind"] for _, one in EVERY}
+
+
+def test_the_password_that_deploy_makes_is_a_text_to_nats() -> None:
+    made = Collected()
+    secrets.ensure(cast("Api", made), "rekindle")
+    (found,) = (one["stringData"] for one in made.objects if one["metadata"]["name"] == "rekindle-nats")
+    assert re.fullmatch(r"[a-z][A-Za-z0-9]+", found["NATS_PASSWORD"])
 
 
 def test_the_roles_permit_looking_at_three_kinds_and_nothing_else() -> None:
