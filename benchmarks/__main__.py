@@ -12,6 +12,7 @@ from benchmarks import (
     roundtrip,
     sampling,
     sandbox,
+    serverless,
     services,
     training,
     trials,
@@ -30,8 +31,14 @@ DEFAULT = {
     "data": data.main,
     "gpu": gpu.main,
 }
-ALL = {**DEFAULT, "trials": trials.main, "services": services.main, "demo": demo.main}
-"""The last three take long, the demo's a quarter of an hour each, and are measured only when they are named."""
+LONG = {
+    "trials": trials.main,
+    "services": services.main,
+    "demo": demo.main,
+    "serverless": serverless.main,
+}
+"""Those with the demo take a quarter of an hour each; they are measured only when they are named."""
+ALL = {**DEFAULT, **LONG}
 
 
 def main() -> None:

@@ -30,10 +30,10 @@ COLUMNS = [
 ]
 
 
-def run(seed: int, rewards: str, out: Path, cache: Path) -> tuple[dict[str, Any], list[str]]:
-    """One whole demo; returns its result.json and the lines that it printed."""
-    options = ["--seed", str(seed), "--rewards", rewards, "--out", str(out), "--cache", str(cache)]
-    command = [sys.executable, "-m", "examples.text2sql.loop", *options]
+def run(module: str, seed: int, out: Path, cache: Path, *options: str) -> tuple[dict[str, Any], list[str]]:
+    """One whole demo, `examples.text2sql.MODULE`; returns its result.json and the lines that it printed."""
+    command = [sys.executable, "-m", f"examples.text2sql.{module}", "--seed", str(seed)]
+    command += ["--out", str(out), "--cache", str(cache), *options]
     lines: list[str] = []
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None, "stdout is a pipe"
@@ -73,7 +73,8 @@ def main() -> None:
         cache, rows, outputs = Path(folder) / "cache", [], []
         for rewards in ("true", "shuffled"):
             for seed in SEEDS:
-                result, lines = run(seed, rewards, Path(folder) / f"{rewards}-{seed}", cache)
+                out = Path(folder) / f"{rewards}-{seed}"
+                result, lines = run("loop", seed, out, cache, "--rewards", rewards)
                 rows.append(row(result))
                 outputs.append(lines)
     record("demo-output", ["output"], [[line] for line in excerpt(outputs[0])], command="./task demo")
