@@ -40,7 +40,9 @@ def opened(stack: Stack) -> Iterator[Wire]:
         yield wire
 
 
-def test_a_stack_goes_on_where_it_was_stopped(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_a_stack_goes_on_where_it_was_stopped_and_where_it_was_killed(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
     with running_stack(tiny_model_dir, tmp_path / "data") as stack, opened(stack) as wire:
         run = wire.run()
         train(run, 3)
@@ -63,6 +65,12 @@ def test_a_stack_goes_on_where_it_was_stopped(tiny_model_dir: Path, tmp_path: Pa
         resumed = wire.ok("/load_weights", load)
         wire.result(resumed["request_id"])
         assert loss(Run(wire, load["session_id"], resumed["model_id"])) == pytest.approx(before, rel=1e-5)
+        before = loss(again)
+        family = psutil.Process(stack.pid).children(recursive=True)
+        os.kill(stack.pid, signal.SIGKILL)
+        assert not psutil.wait_procs(family, timeout=30)[1], "a killed supervisor takes its processes along"
+    with running_stack(tiny_model_dir, tmp_path / "data") as stack, opened(stack) as wire:
+        assert loss(Run(wire, run.session, run.id, again.next)) == pytest.approx(before, rel=1e-5)
 
 
 def test_ready_is_alone_on_stdout_and_ctrl_c_ends_every_process(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -81,20 +89,6 @@ def test_ready_is_alone_on_stdout_and_ctrl_c_ends_every_process(tiny_model_dir: 
     assert line.startswith("ready http://127.0.0.1:") and rest == ""
     assert process.returncode == 0 and len(services) == 5
     assert not psutil.wait_procs(family, timeout=1)[1]
-
-
-def test_a_killed_supervisor_takes_its_processes_along_and_another_starts_at_once(
-    tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    with running_stack(tiny_model_dir, tmp_path / "data") as stack, opened(stack) as wire:
-        run = wire.run()
-        train(run, 2)
-        before = loss(run)
-        family = psutil.Process(stack.pid).children(recursive=True)
-        os.kill(stack.pid, signal.SIGKILL)
-        assert not psutil.wait_procs(family, timeout=10)[1]
-    with running_stack(tiny_model_dir, tmp_path / "data") as stack, opened(stack) as wire:
-        assert loss(Run(wire, run.session, run.id, run.next)) == pytest.approx(before, rel=1e-5)
 
 
 def test_two_base_models_of_any_name_are_served_side_by_side(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -147,9 +141,17 @@ def run_with_key(url: str, base_model: str, key: str) -> None:
         Wire(http, base_model).run().goes_on()
 
 
+IMPATIENT = """
+from services.local import supervisor
+supervisor.NATS_PATIENCE = 2.0
+from rekindle.cli import main
+main()
+"""
+
+
 def up(model: Path, data_dir: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """`rekindle up` where it is expected to end by itself."""
-    command = [sys.executable, "-m", "rekindle.cli", "up", "--base-model", str(model), "--port", "0"]
+    """`rekindle up` where it is expected to end by itself, soon."""
+    command = [sys.executable, "-c", IMPATIENT, "up", "--base-model", str(model), "--port", "0"]
     command += ["--data-dir", str(data_dir)]
     found = {**os.environ, **environment}
     return subprocess.run(command, cwd=ROOT, env=found, capture_output=True, text=True, timeout=150)
