@@ -10,7 +10,7 @@ from datetime import datetime
 import httpx
 import structlog
 
-from events import liveness, tasks
+from events import liveness, names, tasks
 from events.blobs import Blobs
 from events.bus import Bus
 from events.dispatcher.backlog import backlog_of
@@ -18,7 +18,8 @@ from events.dispatcher.service import ActivatedService
 from events.dispatcher.verdict import awaited, fail_waiting
 from events.failure import BusError
 from events.platform import Platform, ServiceStatus
-from events.records import EVERYONE, Records, ServiceRecord
+from events.records import EVERYONE, KINDS, Records, ServiceRecord
+from events.streams import RECORDS
 from rekindle.types.requests import ServiceInfo
 
 log = structlog.get_logger(__name__)
@@ -46,6 +47,8 @@ class Dispatcher:
         self._gap_seconds = gap_seconds
         self._checking = asyncio.Lock()
         self._said: dict[str, ServiceInfo] = {}
+        self._known: frozenset[str] | None = None
+        """Names of the services of which alone something is said; None: not made sure of yet."""
         self._judged: dict[str, datetime] = {}
         self._buried: set[str] = set()
         self._kept: dict[str, tuple[ActivatedService, asyncio.Task[None]]] = {}
@@ -55,6 +58,7 @@ class Dispatcher:
         try:
             while True:
                 await self._follow()
+                await self._forget_others()
                 await self._check()
                 working = [task for _, task in self._kept.values()]
                 if not working:
@@ -89,6 +93,22 @@ class Dispatcher:
                 backlog = backlog_of(spec, self._bus, self._gap_seconds)
                 service = ActivatedService(self._bus, spec, backlog, self._http, self._check)
                 self._kept[spec.name] = service, asyncio.create_task(service.run())
+
+    async def _forget_others(self) -> None:
+        """How services fare that have left, perhaps while no dispatcher ran, is nobody's news any more."""
+        kind, known = KINDS[ServiceRecord], frozenset(self._kept)
+        if known == self._known:
+            return
+        ours = {names.record_subject(kind, EVERYONE, name) for name in known}
+        try:
+            for subject in await self._bus.subjects(RECORDS, names.record_filter(kind, EVERYONE)):
+                if subject not in ours:
+                    await self._bus.purge(RECORDS, subject)
+        except BusError as error:
+            log.info("services.unforgotten", reason=str(error))
+            return
+        self._said = {name: about for name, about in self._said.items() if name in known}
+        self._known = known
 
     async def _check(self) -> None:
         """Ask the platform, and act on what it says."""
