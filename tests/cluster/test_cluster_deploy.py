@@ -144,6 +144,15 @@ def test_a_job_that_changes_is_made_anew(cluster: Cluster, small: Path) -> None:
     assert cluster.server.objects[key].object["spec"]["backoffLimit"] == 20
 
 
+def test_models_that_run_other_images_are_named(cluster: Cluster, small: Path) -> None:
+    cluster.done("deploy", "--overlay", small, "--wait", 0)
+    cluster.done("models", "add", "Qwen/Qwen3-8B")
+    found = cluster.run("deploy", "--overlay", small, "--wait", 0, "--registry", "registry.example")
+    assert "Qwen/Qwen3-8B runs other images" in found.stderr
+    cluster.done("models", "add", "Qwen/Qwen3-8B", "--registry", "registry.example")
+    assert not cluster.run("deploy", "--overlay", small, "--wait", 0, "--registry", "registry.example").stderr
+
+
 # ---- Looking before ----
 
 
@@ -207,7 +216,8 @@ def test_it_waits_until_the_last_workload_is_ready(cluster: Cluster, small: Path
             "kn", GATEWAY, lambda one: one["metadata"].setdefault("labels", {}).update(touched="yes")
         )
 
-    assert wait(api, "rekindle", 60, heard) == [] and len(asked) == 2
+    objects = [one.object for one in cluster.server.objects.values()]
+    assert wait(api, objects, "rekindle", 60, heard) == [] and len(asked) == 2
 
 
 def test_what_is_not_ready_in_time_is_named_and_the_exit_code_is_one(cluster: Cluster, small: Path) -> None:

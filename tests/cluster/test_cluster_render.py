@@ -176,7 +176,7 @@ def test_the_registry_takes_the_place_of_the_images_prefix_alone() -> None:
     assert [each["image"] for one in found for each in containers(one)] == ["r.example/x/a:1", "nats:2"]
 
 
-@pytest.mark.parametrize("overlay", ["base", "gpu", str(manifests.folder() / "overlays" / "ha")])
+@pytest.mark.parametrize("overlay", ["base", "gpu", "ha", str(manifests.folder() / "overlays" / "ha")])
 def test_every_overlay_renders_for_any_namespace(overlay: str) -> None:
     found = installation(manifests.overlay(overlay), "mine", "r.example")
     assert {one["metadata"].get("namespace", "mine") for one in found} == {"mine"}

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from rekindle.cluster import manifests
 from rekindle.cluster.names import service_name
+from rekindle.cluster.place import installation
 from rekindle.cluster.reasons import at_its_most, reasons
 from tests.cluster.simulated import URL, Cluster
 
@@ -130,7 +132,8 @@ def test_a_bound_that_is_reached_is_a_reason(
 
 @pytest.fixture
 def installed(cluster: Cluster) -> Cluster:
-    cluster.done("deploy", "--wait", 0)
+    for one in installation(manifests.overlay("base")):
+        cluster.server.put(one)
     cluster.done("models", "add", BASE, "--gpus", 2, "--max-replicas", 4)
     cluster.server.put(revision(f"{TRAIN}-00001", TRAIN, desired=3, actual=2))
     cluster.server.put(pod(f"{TRAIN}-00001", unscheduled=NO_GPU))

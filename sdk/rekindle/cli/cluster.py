@@ -33,7 +33,7 @@ Diff = Annotated[bool, typer.Option("--diff", help="Print how live objects would
 Overlay = Annotated[
     str,
     typer.Option(
-        metavar="base|gpu|DIR", help="Which variant of the manifests, or a kustomization of one's own."
+        metavar="base|gpu|ha|DIR", help="Which variant of the manifests, or a kustomization of one's own."
     ),
 ]
 NAMESPACE, BASE = "rekindle", "base"
@@ -70,11 +70,14 @@ def deploy(
         return
     if not as_json:
         _show_deployed(done, dry_run)
-    late, url = ([], None) if dry_run else _wait(api, namespace, wait, as_json)
+    late, url = ([], None) if dry_run else _wait(api, objects, namespace, wait, as_json)
+    outdated = _outdated(api, objects, namespace)
     if as_json:
-        output.print_json({**_about_deployed(done), "url": url, "late": late})
+        output.print_json({**_about_deployed(done), "url": url, "late": late, "outdated": outdated})
     elif url is not None:
         typer.echo(f"reach it with: export REKINDLE_BASE_URL={output.plain(url)} REKINDLE_API_KEY=tml-…")
+    for base in outdated:
+        typer.echo(f"{output.plain(base)} runs other images: rekindle models add it again", err=True)
     for said in late:
         typer.echo(f"not ready: {output.plain(said)}", err=True)
     if late:
@@ -179,14 +182,27 @@ def _about_deployed(done: "Deployed") -> dict[str, object]:
     return {"objects": objects, "secrets": made.names, "key": made.key}
 
 
-def _wait(api: "Api", namespace: str, seconds: int, quiet: bool) -> tuple[list[str], str | None]:
+def _outdated(api: "Api", objects: "list[Manifest]", namespace: str) -> list[str]:
+    """Base models with images of another version than the gateway's."""
+    from rekindle.cluster.deploy import GATEWAY
+    from rekindle.cluster.models import outdated
+    from rekindle.cluster.render import containers
+
+    gateways = [one for one in objects if one["metadata"]["name"] == GATEWAY]
+    images = [each["image"] for one in gateways for each in containers(one)]
+    return outdated(api, namespace, images[0]) if images else []
+
+
+def _wait(
+    api: "Api", objects: "list[Manifest]", namespace: str, seconds: int, quiet: bool
+) -> tuple[list[str], str | None]:
     """What is not ready when the time is over, and where clients find the gateway."""
     from rekindle.cluster.deploy import url, wait
 
     late: list[str] = []
     if seconds:
         with item_bar("waiting", quiet=quiet) as bar:
-            late = wait(api, namespace, seconds, bar.now)
+            late = wait(api, objects, namespace, seconds, bar.now)
     return late, url(api, namespace)
 
 

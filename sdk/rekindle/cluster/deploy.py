@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from rekindle.cluster import secrets
 from rekindle.cluster.api import KNATIVE, Api, Ref
 from rekindle.cluster.apply import FIRST, Applied, apply, in_order
-from rekindle.cluster.place import PART_OF
 from rekindle.cluster.render import Manifest, condition
 
 Tell = Callable[[str], None]
@@ -47,21 +46,27 @@ def _apply_all(api: Api, objects: list[Manifest], tell: Tell, dry_run: bool) -> 
         yield apply(api, one, force=True, dry_run=dry_run)
 
 
-def wait(api: Api, namespace: str, seconds: float, tell: Tell) -> list[str]:
-    """Watch until all workloads are ready or the time is over; those that are not, with the reason if it is known."""
+def wait(api: Api, objects: list[Manifest], namespace: str, seconds: float, tell: Tell) -> list[str]:
+    """Watch until these workloads are ready or the time is over; those that are not, with the reason if it is known."""
     deadline = time.monotonic() + seconds
-    return [late for kind in WORKLOADS for late in _wait_for(api, kind, namespace, deadline, tell)]
-
-
-def _wait_for(api: Api, kind: tuple[str, str], namespace: str, deadline: float, tell: Tell) -> list[str]:
-    late: list[str] = []
-    for found in api.watch(*kind, namespace, deadline - time.monotonic()):
-        ours = [one for one in found if one["metadata"].get("labels", {}).get(PART_OF) == "rekindle"]
-        late = [said for one in ours if (said := why_not_ready(one)) is not None]
-        if not late:
-            return []
-        tell(late[0])
+    late = []
+    for version, kind in WORKLOADS:
+        wanted = [one for one in objects if (one["apiVersion"], one["kind"]) == (version, kind)]
+        names = {one["metadata"]["name"] for one in wanted}
+        late += _wait_for(api, (version, kind), names, namespace, deadline, tell)
     return late
+
+
+def _wait_for(
+    api: Api, kind: tuple[str, str], names: set[str], namespace: str, deadline: float, tell: Tell
+) -> list[str]:
+    while True:
+        for found in api.watch(*kind, namespace, deadline - time.monotonic()):
+            ours = [one for one in found if one["metadata"]["name"] in names]
+            late = [said for one in ours if (said := why_not_ready(one)) is not None]
+            if not late or time.monotonic() >= deadline:
+                return late
+            tell(late[0])
 
 
 def why_not_ready(one: Manifest) -> str | None:

@@ -7,7 +7,6 @@ from rekindle.cluster.errors import ClusterError
 PACKAGE = Path(__file__).resolve().parent.parent
 PLACES = (PACKAGE / "manifests", PACKAGE.parent.parent / "knative")
 """Of a wheel, of a checkout."""
-OVERLAYS = ("base", "gpu")
 
 
 def folder() -> Path:
@@ -19,14 +18,12 @@ def folder() -> Path:
 
 
 def overlay(name: str) -> Path:
-    """The folder of an overlay: `base`, `gpu`, or a folder of one's own. Raises ClusterError."""
-    found = {"base": folder() / "base"}.get(
-        name, folder() / "overlays" / name if name in OVERLAYS else Path(name)
-    )
+    """The folder of `base`, of an overlay that comes with it, or one of one's own. Raises ClusterError."""
+    known = {one.parent.name: one.parent for one in folder().glob("overlays/*/kustomization.yaml")}
+    found = {"base": folder() / "base", **known}.get(name, Path(name))
     if not (found / "kustomization.yaml").is_file():
-        raise ClusterError(
-            f"overlay {name!r}: expected {' or '.join(OVERLAYS)} or a folder with a kustomization.yaml"
-        )
+        names = ", ".join(["base", *sorted(known)])
+        raise ClusterError(f"overlay {name!r}: expected {names} or a folder with a kustomization.yaml")
     return found
 
 

@@ -165,6 +165,17 @@ def model_service(one: Manifest) -> ModelService:
     )
 
 
+def outdated(api: Api, namespace: str, image: str) -> list[str]:
+    """Base models whose services run images of another registry or version than this one."""
+    return sorted({one.base for one in listed(api, namespace) if _origin(one.image) != _origin(image)})
+
+
+def _origin(image: str) -> tuple[str, str]:
+    """`registry/prefix/name:tag` → registry with prefix, tag."""
+    prefix, _, name = image.rpartition("/")
+    return prefix, name.partition(":")[2]
+
+
 def remove(api: Api, templates: Path, base: str, namespace: str) -> list[str]:
     """Remove a model's services and have the model forgotten; the names of what is removed.
 
