@@ -20,6 +20,7 @@ FIELDS = {
     "service",
     "base_model",
     "replica",
+    "replicas",
     "pid",
     "state",
     "activations",
