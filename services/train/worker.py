@@ -1,7 +1,7 @@
 """The trainer's loop: reads the logs of all runs of a base model, computes, writes results under each run's lease.
 
-A round takes from every run that has work: its next forward-backward commands, which all share passes, or one
-other command. Results are written while the next round computes. A trainer that takes a run loads its newest
+A round takes from every run that has work a few commands that are no forward-backward ones, and its next ones that are,
+which all share passes. Results are written while the next round computes. A trainer that takes a run loads its newest
 snapshot, applies again what came after it, and finds what has no result yet.
 """
 
@@ -43,6 +43,8 @@ T = TypeVar("T")
 
 MOST_COMMANDS = 64
 """Forward-backward commands of one run taken in a round, so that other runs get their turn."""
+MOST_OTHERS = 4
+"""The same of other commands: a step, and saves behind it that wait for no pass of another run."""
 END_SECONDS = 5.0
 """How long results on their way may take when the worker is cut off."""
 
@@ -219,18 +221,21 @@ class TrainWorker:
         await asyncio.gather(*(write for run in runs for write in run.writes), return_exceptions=True)
 
     async def _turn(self, run: HeldRun) -> list[Job]:
-        """Apply the next entry, or give its forward-backward commands to the shared passes."""
-        entries = run.next_entries(1 if self._deterministic else MOST_COMMANDS)
-        if not entries:
-            return []
-        run.applied += len(entries)
-        run.since_head = run.since_head or _now()
-        _count_replay(run, entries)
-        if entries[0].type != catalog.FORWARD_BACKWARD:
+        """Apply what stands before the next forward-backward commands, and give these to the shared passes."""
+        for _ in range(MOST_OTHERS):
+            entries = run.next_entries(1 if self._deterministic else MOST_COMMANDS)
+            if not entries:
+                return []
+            run.applied += len(entries)
+            run.since_head = run.since_head or _now()
+            _count_replay(run, entries)
+            if entries[0].type == catalog.FORWARD_BACKWARD:
+                jobs = [await self._job(run, entry) for entry in entries]
+                return [job for job in jobs if job is not None]
             await self._apply(run, entries[0])
-            return []
-        jobs = [await self._job(run, entry) for entry in entries]
-        return [job for job in jobs if job is not None]
+            if run.stale or run.suspect is not None:  # all results before a suspect are written first
+                return []
+        return []
 
     def _lose(self, run: HeldRun) -> None:
         log.warning("lease.lost", run=run.run_id)

@@ -77,6 +77,34 @@ async def test_runs_share_passes_and_stay_apart(lab: Lab, monkeypatch: pytest.Mo
         assert_same(await lab.weights(twin, "end"), await lab.weights(alone, "end"))
 
 
+async def test_steps_and_saves_of_a_run_wait_for_no_pass_of_another(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick, slow = await lab.new_run("quick"), await lab.new_run("slow")
+    saved = threading.Event()
+    in_time: list[bool] = []
+    run_passes = lab.engine.run_passes
+
+    def held_up(work: Any) -> Any:
+        if len(in_time) == 1:
+            in_time.append(saved.wait(20))
+        in_time.append(True)
+        return run_passes(work)
+
+    monkeypatch.setattr(lab.engine, "run_passes", held_up)
+    for run in (quick, slow):
+        await lab.train(run, 1)
+        await lab.step(run, 2)
+    await lab.step(quick, 3)
+    await lab.save(quick, 4, "end")
+    await lab.train(slow, 3)
+    async with lab.worker():
+        await lab.ends_well(quick, 4)
+        saved.set()
+        await lab.ends_well(slow, 3)
+    assert all(in_time)
+
+
 async def test_a_result_is_what_the_engine_computes(lab: Lab) -> None:
     run = await lab.new_run()
     data = batch([4, 6, 3], seed=5)
