@@ -8,6 +8,7 @@ from benchmarks import (
     engines,
     figures,
     gpu,
+    pipeline,
     rewards,
     roundtrip,
     sampling,
@@ -34,6 +35,7 @@ DEFAULT = {
 LONG = {
     "trials": trials.main,
     "services": services.main,
+    "pipeline": pipeline.main,
     "demo": demo.main,
     "serverless": serverless.main,
 }

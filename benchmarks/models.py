@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 DEMO: Mapping[str, Any] = {
     "hidden_size": 96,
@@ -27,3 +28,18 @@ def make_model(folder: Path, shape: Mapping[str, Any]) -> Path:
     )
     Qwen3ForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def write_tokenizer(folder: Path, vocabulary: int) -> None:
+    """Put a tokenizer beside a model, in which token 7 is the word `w7`."""
+    words = {word_of(token): token for token in range(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token=word_of(0)))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=word_of(0), eos_token=word_of(1)
+    ).save_pretrained(folder)
+
+
+def word_of(token: int) -> str:
+    """The text of a token of `write_tokenizer`."""
+    return f"w{token}"
