@@ -114,13 +114,6 @@ class ApiServer:
                 self._key_of(one), one, lambda live, owners: ownership.update(live, one, owners, manager)
             )
 
-    def edit(self, manager: str, key: Key, change: Callable[[Object], None]) -> None:
-        """Change an object as `kn` does: read it, write all of it."""
-        with self.changed:
-            wanted = copy.deepcopy(self.objects[key].object)
-            change(wanted)
-            self._write(key, wanted, lambda live, owners: ownership.update(live, wanted, owners, manager))
-
     # ---- Verbs ----
 
     def list(self, key: Key) -> Object:

@@ -1,15 +1,17 @@
 """A simulated cluster, the command at its other end, and controllers that find everything well."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes import config, dynamic
 from typer.testing import CliRunner, Result
 
 from rekindle.cli import build
-from rekindle.cluster.api import Api
-from tests.cluster.api_server import ApiServer
+from rekindle.cluster.api import NO_CACHE, Api
+from tests.cluster.api_server import ApiServer, Key
 from tests.cluster.ownership import Object
 
 URL = "http://gateway.rekindle.example"
@@ -50,6 +52,14 @@ class Cluster:
         found = self.run(*arguments)
         assert found.exit_code == 0, found.output
         return found.stdout
+
+    def edit(self, manager: str, key: Key, change: Callable[[Object], object]) -> None:
+        """Change a Knative service as `kn` does: read it, write all of it under another name."""
+        client = dynamic.DynamicClient(config.new_client_from_config(str(self.file)), cache_file=NO_CACHE)
+        services = client.resources.get(api_version=key.api_version, kind="Service")
+        one = services.get(name=key.name, namespace=key.namespace).to_dict()
+        change(one)
+        services.replace(body=one, namespace=key.namespace, field_manager=manager)
 
     def api(self) -> Api:
         with pytest.MonkeyPatch.context() as patch:

@@ -96,7 +96,7 @@ def test_two_installations_share_no_secret(cluster: Cluster, small: Path) -> Non
 
 def test_a_bound_of_scale_that_was_set_with_kn_is_kept(cluster: Cluster, small: Path) -> None:
     cluster.done("deploy", "--overlay", small)
-    cluster.server.edit(
+    cluster.edit(
         "kn", GATEWAY, lambda one: annotations(one).update({"autoscaling.knative.dev/max-scale": "9"})
     )
     said = cluster.done("deploy", "--overlay", small)
@@ -111,7 +111,7 @@ def test_another_field_is_taken_back_while_the_bound_is_kept(cluster: Cluster, s
         annotations(one)["autoscaling.knative.dev/min-scale"] = "2"
         one["spec"]["template"]["spec"]["timeoutSeconds"] = 60
 
-    cluster.server.edit("kn", GATEWAY, edit)
+    cluster.edit("kn", GATEWAY, edit)
     said = cluster.done("deploy", "--overlay", small)
     found = cluster.server.objects[GATEWAY].object
     assert found["spec"]["template"]["spec"]["timeoutSeconds"] == 300
@@ -126,7 +126,7 @@ def test_what_others_add_stays(cluster: Cluster, small: Path) -> None:
         one["spec"]["traffic"] = [{"revisionName": "gateway-00001", "percent": 100}]
         annotations(one)["client.knative.dev/updateTimestamp"] = "now"
 
-    cluster.server.edit("Go-http-client", GATEWAY, edit)
+    cluster.edit("Go-http-client", GATEWAY, edit)
     cluster.done("deploy", "--overlay", small, "--registry", "registry.example/team")
     found = cluster.server.objects[GATEWAY].object
     assert found["spec"]["traffic"] and annotations(found)["client.knative.dev/updateTimestamp"] == "now"
@@ -139,6 +139,8 @@ def test_a_job_that_changes_is_made_anew(cluster: Cluster, small: Path) -> None:
     cluster.done("deploy", "--overlay", small, "--wait", 0)
     key = Key("batch/v1", "jobs", "rekindle", "blobs-bucket")
     cluster.server.objects[key].object["spec"]["backoffLimit"] = 1
+    assert "replaced" in cluster.done("deploy", "--overlay", small, "--dry-run")
+    assert cluster.server.objects[key].object["spec"]["backoffLimit"] == 1
     said = json.loads(cluster.done("deploy", "--overlay", small, "--wait", 0, "--json"))
     assert [one["name"] for one in said["objects"] if one["action"] == "replaced"] == ["blobs-bucket"]
     assert cluster.server.objects[key].object["spec"]["backoffLimit"] == 20
@@ -212,7 +214,7 @@ def test_it_waits_until_the_last_workload_is_ready(cluster: Cluster, small: Path
     from rekindle.cluster.deploy import wait
 
     def heard(said: str) -> None:
-        cluster.server.edit(
+        cluster.edit(
             "kn", GATEWAY, lambda one: one["metadata"].setdefault("labels", {}).update(touched="yes")
         )
 

@@ -116,7 +116,7 @@ def test_bounds_that_were_set_with_kn_are_kept_and_said(cluster: Cluster) -> Non
     def edit(one: dict[str, Any]) -> None:
         annotations(one).update({f"{SCALE}max-scale": "7", f"{SCALE}window": "90s"})
 
-    cluster.server.edit("kn", TRAIN, edit)
+    cluster.edit("kn", TRAIN, edit)
     said = cluster.done("models", "add", BASE, "--max-replicas", 3, "--max-runs", 4)
     found = cluster.server.objects[TRAIN].object
     assert annotations(found)[f"{SCALE}max-scale"] == "7" and annotations(found)[f"{SCALE}window"] == "90s"
@@ -131,7 +131,7 @@ def test_any_other_field_of_somebody_elses_is_an_error_and_nothing_is_forced(clu
         one["spec"]["template"]["spec"]["containerConcurrency"] = 3
         annotations(one)[f"{SCALE}max-scale"] = "7"
 
-    cluster.server.edit("kn", TRAIN, edit)
+    cluster.edit("kn", TRAIN, edit)
     found = cluster.run("models", "add", BASE)
     assert found.exit_code == 1 and "spec.template.spec.containerConcurrency (by kn)" in found.stderr
     assert "max-scale" not in found.stderr
@@ -152,7 +152,7 @@ def test_a_dry_run_and_a_diff_change_nothing(cluster: Cluster) -> None:
 
 def test_models_are_listed_as_they_are(cluster: Cluster) -> None:
     cluster.done("models", "add", BASE, "--gpus", 1, "--max-runs", 8)
-    cluster.server.edit("kn", TRAIN, lambda one: annotations(one).update({f"{SCALE}max-scale": "7"}))
+    cluster.edit("kn", TRAIN, lambda one: annotations(one).update({f"{SCALE}max-scale": "7"}))
     sample, train = json.loads(cluster.done("models", "list", "--json"))
     assert (train["base"], train["gpus"], train["concurrency"], train["max_scale"]) == (BASE, 1, 8, "7")
     assert (sample["kind"], sample["engine"], sample["ready"]) == ("sample", "torch", True)

@@ -62,7 +62,7 @@ def event(name: str, message: str) -> dict[str, Any]:
     }
 
 
-OLD, NEW = revision("train-1", "train"), revision("train-2", "train")
+OLD, NEW = revision("train-1", "train"), revision("train-2", "train", desired=1)
 NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 
 
@@ -89,6 +89,7 @@ NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
         ),
         ([pod("other-1", unscheduled=NO_GPU)], [], []),
         ([], [event("train-2-deployment-abc", "exceeded quota: gpus")], ["quota: exceeded quota: gpus"]),
+        ([], [event("train-1-deployment-abc", "exceeded quota: gpus")], []),
         ([], [event("other-2", "exceeded quota: gpus")], []),
     ],
 )

@@ -62,9 +62,10 @@ def apply(api: Api, one: Manifest, *, force: bool, dry_run: bool = False) -> App
             raise
         return Applied(Ref.of(one), "unchecked", None, one)
     except Refused:
-        if one["kind"] != "Job" or before is None or dry_run:
+        if one["kind"] != "Job" or before is None:
             raise
-        return _replace(api, one, before)  # a Job never changes what it runs
+        # A Job never changes what it runs.
+        return Applied(Ref.of(one), "replaced", before, one if dry_run else _replaced(api, one))
     return Applied(Ref.of(one), _action(before, after), before, after, kept, taken)
 
 
@@ -89,9 +90,9 @@ def _without(one: Manifest, kept: tuple[Held, ...]) -> Manifest:
     return found
 
 
-def _replace(api: Api, one: Manifest, before: Manifest) -> Applied:
+def _replaced(api: Api, one: Manifest) -> Manifest:
     api.delete(Ref.of(one))
-    return Applied(Ref.of(one), "replaced", before, api.apply(one))
+    return api.apply(one)
 
 
 def _action(before: Manifest | None, after: Manifest) -> Action:

@@ -20,6 +20,8 @@ from rekindle.types.errors import InvalidField
 
 REGISTER, FORGET = "register", "forget"
 """Jobs of a model, by the first part of their names."""
+KEPT_SECONDS = 600
+"""How long a job stays to be looked at that has had a model forgotten."""
 BASE_LABEL, BASE_NAME = "rekindle.dev/base", "rekindle.dev/base-model"
 KIND_LABEL = "rekindle.dev/kind"
 GPU = "nvidia.com/gpu"
@@ -199,6 +201,7 @@ def _forgetting(templates: Path, services: list[Manifest], base: str, namespace:
         one for one in render_model(templates, ModelOptions(base=base), namespace) if one["kind"] == "Job"
     )
     job["metadata"]["name"] = service_name(FORGET, base)
+    job["spec"]["ttlSecondsAfterFinished"] = KEPT_SECONDS
     trainer = [one for one in services if one["metadata"]["labels"].get(KIND_LABEL) == "train"]
     for container in containers(job):
         container["args"] = [*container.get("args", []), "--remove"]

@@ -23,10 +23,11 @@ def reasons(
     name = service["metadata"]["name"]
     own = [one for one in revisions if _label(one, "serving.knative.dev/service") == name]
     names = {one["metadata"]["name"] for one in own}
+    short = {one["metadata"]["name"] for one in own if _is_short(one)}
     replicas = [one for one in pods if _label(one, REVISION) in names]
     found = [
         *_of_pods(replicas),
-        *_of_quota(names, events),
+        *_of_quota(short, events),
         *_of_revisions(service, own),
         *_of_service(service),
     ]
@@ -54,6 +55,12 @@ def _unscheduled(revision: str | None, running: set[str | None], message: str) -
             f"({message})"
         )
     return f"no node has room: {message}"
+
+
+def _is_short(revision: Manifest) -> bool:
+    """Whether it wants more replicas than there are: otherwise events tell of what is past."""
+    status = revision.get("status") or {}
+    return bool((status.get("desiredReplicas") or 0) > (status.get("actualReplicas") or 0))
 
 
 def _of_quota(revisions: set[str], events: Sequence[Manifest]) -> Iterator[str]:
