@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from cloudevents.core.v1.event import CloudEvent
 
 from events import catalog, envelope, facts, names
@@ -63,10 +64,15 @@ def passed(run: HeldRun, entry: Entry, work: PassWork, result: PassResult) -> Do
         "loss": result.metrics["loss:sum"],
         "forward_only": work.forward_only,
     }
-    extra = {
-        name: [spread[:, column] for spread in result.spreads]
+    extra = extra_outputs(result)
+    data = encode_forward_backward_output(result.logprobs, result.metrics, work.loss_fn, extra)
+    return Done(data, envelope.PROTOBUF, (fact_of(run, entry.number, catalog.BATCH_TRAINED, news),))
+
+
+def extra_outputs(result: PassResult) -> dict[str, list[np.ndarray]]:
+    """What a client gets beside logprobs where it asks for it: by name, an array (N,) per datum."""
+    return {
+        name: [spread_N_2[:, column] for spread_N_2 in result.spreads]
         for column, name in enumerate(("entropy", "entropy_variance"))
         if result.spreads
     }
-    data = encode_forward_backward_output(result.logprobs, result.metrics, work.loss_fn, extra)
-    return Done(data, envelope.PROTOBUF, (fact_of(run, entry.number, catalog.BATCH_TRAINED, news),))
