@@ -1,5 +1,6 @@
 """Runs that no client drives: they learn, and whoever dies, nothing changes."""
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,24 @@ def test_runs_pipeline_and_keep_near_the_base_model(rig: Rig, dataset: str):
     assert max(row["staleness_max"] for row in rows) == 1
     assert rows[0]["kl_base"] == pytest.approx(0.0, abs=1e-5)
     assert all(row["kl_base"] is not None for row in rows)
+
+
+def test_two_runs_with_other_graders_algorithms_and_rows_share_sampler_and_trainer_and_both_learn(rig: Rig):
+    rows = [{"question": f"Add {x} to {y}:", "near": 2} for x in range(10) for y in range(4)]
+    rig.upload("".join(json.dumps(row) + "\n" for row in rows).encode(), "additions")
+    quick = {"steps": 6, "checkpoints": None}
+    low_numbers = {"type": "numeric", "params": {"column": "near", "abs": 2.5}}
+    letters = {"type": "regex", "params": {"pattern": "[a-z]"}}
+    runs = [
+        rig.start(spec("additions", grader=low_numbers, algorithm={"type": "dr_grpo"}) | quick)["id"],
+        rig.start(spec(rig.dataset(), grader=letters, algorithm={"type": "dapo"}) | quick)["id"],
+    ]
+    assert [rig.until_over(run)["phase"] for run in runs] == ["completed"] * 2
+    steps = [[row for row in rig.rows_of(run) if row["step"] is not None] for run in runs]
+    for rows in steps:
+        assert sum(row["reward"] for row in rows[-3:]) / 3 > rows[0]["reward"] + 0.25
+    first, last = (max(rows[0]["time"] for rows in steps), min(rows[-1]["time"] for rows in steps))
+    assert first < last, "one after the other"
 
 
 def test_a_deleted_run_leaves_nothing(rig: Rig, dataset: str):
