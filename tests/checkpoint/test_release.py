@@ -20,7 +20,7 @@ from tests.e2e.loops import ADAM, WAIT, client, tokens, train
 from tests.gateway.wire import Run, connect, datum
 from tests.stack import Stack
 
-RELEASE_SECONDS = 10.0
+RELEASE_SECONDS = 60.0
 STREAMS = ("RECORDS", "RESULTS", "SAMPLE", "ATTEMPTS")
 """Beside those of runs; that of releases is empty in between."""
 LOOK_SECONDS = 0.05
@@ -66,15 +66,17 @@ async def comes_to(expected: object, measure: Callable[[], Awaitable[object]]) -
     assert found == expected
 
 
-def settle(stack: Stack) -> None:
+@pytest.fixture(scope="module")
+def settled(stack: Stack) -> Stack:
     """The first run makes what lasts: streams, consumers."""
     with connected(stack.url) as service:
         use(service, stack, name=None)
+    return stack
 
 
 @pytest.mark.timeout(120)
-def test_a_session_that_ends_leaves_nothing_when_it_named_nothing(stack: Stack) -> None:
-    settle(stack)
+def test_a_session_that_ends_leaves_nothing_when_it_named_nothing(settled: Stack) -> None:
+    stack = settled
     asyncio.run(asyncio.wait_for(quiet(stack), RELEASE_SECONDS))
     files, counts = tree(stack), asyncio.run(held(stack))
     with connected(stack.url) as service:
@@ -93,8 +95,8 @@ async def quiet(stack: Stack) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_named_checkpoint_outlives_its_session_until_its_run_is_deleted(stack: Stack) -> None:
-    settle(stack)
+def test_a_named_checkpoint_outlives_its_session_until_its_run_is_deleted(settled: Stack) -> None:
+    stack = settled
     asyncio.run(asyncio.wait_for(quiet(stack), RELEASE_SECONDS))
     files, counts = tree(stack), asyncio.run(held(stack))
     with connected(stack.url) as service:
@@ -115,8 +117,8 @@ def test_a_named_checkpoint_outlives_its_session_until_its_run_is_deleted(stack:
     assert tree(stack) == files
 
 
-def test_a_session_that_ends_and_its_run_that_is_deleted_at_once_leave_nothing(stack: Stack) -> None:
-    settle(stack)
+def test_a_session_that_ends_and_its_run_that_is_deleted_at_once_leave_nothing(settled: Stack) -> None:
+    stack = settled
     asyncio.run(asyncio.wait_for(quiet(stack), RELEASE_SECONDS))
     files, counts = tree(stack), asyncio.run(held(stack))
     with connect(stack.url, stack.base_model) as wire, ThreadPoolExecutor(4) as pool:

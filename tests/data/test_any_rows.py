@@ -46,7 +46,7 @@ KINDS = st.recursive(LEAVES, lambda kind: lists(kind) | objects(kind), max_leave
 ROWS = objects(KINDS).flatmap(lambda row: st.lists(row, min_size=1, max_size=12))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(rows=ROWS, batch=st.integers(1, 5))
 def test_any_rows_survive_and_hash_alike(rows: list[Row], batch: int) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -62,7 +62,7 @@ def test_any_rows_survive_and_hash_alike(rows: list[Row], batch: int) -> None:
         assert whole.columns == cut.columns == again.columns
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rows=ROWS)
 def test_of_any_equal_rows_the_first_stays(rows: list[Row]) -> None:
     with tempfile.TemporaryDirectory() as name:

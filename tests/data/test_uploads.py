@@ -33,6 +33,8 @@ from services.data.worker import DataWorker
 from tests.data.files import ROWS, csv_file, jsonl, parquet, zipped
 from tests.data.lab import PART, Failed, Lab, wait_until
 
+LARGE_BYTES = 80 * 2**20
+"""More than a thousand parts."""
 BIG = [{"n": n, "text": f"row {n} " * 20} for n in range(3000)]
 
 
@@ -410,11 +412,12 @@ def test_a_service_may_die_at_any_moment_of_completing(lab: Lab, name: str, mome
 @pytest.mark.timeout(600)
 def test_a_large_upload_is_resumed(lab: Lab, name: str) -> None:
     row = json.dumps({"text": "x" * 1000, "n": 0}).encode() + b"\n"
-    data = row * (300 * 2**20 // len(row))
+    rows = LARGE_BYTES // len(row)
+    data = row * rows
     upload = lab.announce(data, name).json()
     count = -(-len(data) // PART)
     lab.send(upload, data, range(count // 2))
     again = lab.announce(data, name).json()
     assert again["parts"] == list(range(count // 2))
     lab.send(again, data, range(count // 2, count))
-    assert lab.result(lab.complete(upload["upload_id"]), 300)["rows"] == 300 * 2**20 // len(row)
+    assert lab.result(lab.complete(upload["upload_id"]), 300)["rows"] == rows

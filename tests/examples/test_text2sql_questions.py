@@ -29,10 +29,10 @@ def drawn(databases: dict[str, Path], seed: int, part: Part, count: int) -> list
 
 
 @pytest.mark.parametrize(
-    "seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+    ("seed", "size"), [(0, 10_000), pytest.param(1, questions.CORPUS_SIZE, marks=pytest.mark.slow)]
 )
 def test_no_held_out_question_or_query_is_in_the_corpus_or_the_pool(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, size: int
 ):
     keys: dict[str, set[Key]] = {"corpus": set(), "pool": set(), "held_out": set()}
     draw = questions._draw
@@ -46,10 +46,10 @@ def test_no_held_out_question_or_query_is_in_the_corpus_or_the_pool(
 
     monkeypatch.setattr(questions, "_draw", recording)
     databases = questions.make_databases(tmp_path, seed)
-    tasks, corpus = questions.make_tasks(databases, seed), questions.make_corpus(databases, seed)
+    tasks, corpus = questions.make_tasks(databases, seed), questions.make_corpus(databases, seed, size)
 
     assert len(keys["held_out"]) == len(tasks.held_out) + len(tasks.held_out_schema)
-    assert len(tasks.held_out) >= 200 and len(corpus) == questions.CORPUS_SIZE
+    assert len(tasks.held_out) >= 200 and len(corpus) == size
     assert not keys["held_out"] & (keys["corpus"] | keys["pool"])
     asked = {task.question for task in (*tasks.held_out, *tasks.held_out_schema)}
     assert not asked & {pair.question for pair in corpus}

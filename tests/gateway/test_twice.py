@@ -22,7 +22,7 @@ from tests.gateway.wire import PROTOBUF, Run, Wire, connect, datum
 from tests.stack import ROOT, Stack
 
 TENANT = "local"
-POLLS = 500
+POLLS = 200
 NEW_EACH_TIME = "/api/v1/create_session"
 """What has no name of the client's making."""
 
@@ -50,11 +50,11 @@ def other_gateway(stack: Stack) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def _until_well(url: str, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while process.poll() is None and time.monotonic() < deadline:
         try:
             if httpx.get(f"{url}/api/v1/healthz", trust_env=False).json() == {"status": "ok"}:
@@ -188,7 +188,7 @@ def test_the_same_posts_again_when_all_that_remembered_them_is_gone_change_nothi
 
 async def _until_purged(stack: Stack, run: Run) -> None:
     """A named save is followed by a snapshot, and that by the purge of what it contains."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while {"1", "2"} & (await _subjects(stack, run, "cmd")).keys():  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.05)
 
@@ -200,7 +200,7 @@ async def _forget_copies(stack: Stack) -> dict[str, int]:
     await bus.js.update_stream(config, duplicate_window=0.1)
     copy = {"Nats-Msg-Id": "copy"}
     await bus.js.publish("facts.nobody.copied", b"", headers=copy)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (await bus.js.publish("facts.nobody.copied", b"", headers=copy)).duplicate:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     await bus.close()
@@ -234,7 +234,7 @@ async def test_hundreds_of_polls_cost_no_consumer_and_are_all_answered(stack: St
             return answer.content
 
         polls = [asyncio.create_task(result()) for _ in range(POLLS)]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while _open_polls(stack) < POLLS:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.1)
         assert not any(poll.done() for poll in polls)

@@ -42,14 +42,19 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     run(sys.executable, "-m", "pip", "wheel", ROOT, "--no-deps", "--wheel-dir", folder, cwd=folder)
     (wheel,) = folder.glob("rekindle-*.whl")
-    venv.create(folder / "venv", with_pip=True)
+    venv.create(folder / "venv")
     scripts = folder / "venv" / "bin"
-    run(scripts / "python", "-m", "pip", "install", wheel, cwd=folder)
+    run(*pip(scripts), "install", wheel, cwd=folder)
     return scripts
 
 
+def pip(scripts: Path) -> tuple[object, ...]:
+    """Our own pip, at work on that environment."""
+    return (sys.executable, "-m", "pip", "--python", scripts / "python")
+
+
 def test_it_is_small_and_quick_to_import(alone: Path, tmp_path: Path) -> None:
-    installed = run(alone / "python", "-m", "pip", "list", cwd=tmp_path).lower()
+    installed = run(*pip(alone), "list", cwd=tmp_path).lower()
     assert not [
         name for name in ("torch", "transformers", "fastapi", "nats-py", "pyarrow") if name in installed
     ]
