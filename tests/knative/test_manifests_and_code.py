@@ -60,8 +60,6 @@ LIBRARIES = {
 TO_COME = {
     "REKINDLE_BLOB_CACHE": "BusSettings.blob_cache: folder of local copies of blobs",
     "REKINDLE_BLOB_CACHE_BYTES": "BusSettings.blob_cache_bytes: size of all of them",
-    "REKINDLE_PLATFORM": "DispatcherSettings.platform: local or knative",
-    "REKINDLE_NAMESPACE": "DispatcherSettings.namespace: where the services are",
 }
 """Variables whose fields the code does not have yet, and what they will be."""
 ACTIVATED = ("checkpoint", "data", "reward", "train", "sample")
