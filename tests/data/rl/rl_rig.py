@@ -7,10 +7,11 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from events import names
@@ -109,15 +110,22 @@ class Rig(Lab):
 
     def adapter(self, run_id: str) -> bytes:
         """The weights in the newest checkpoint of a run."""
+        return self.adapter_file(run_id).read_bytes()
+
+    def adapter_file(self, run_id: str) -> Path:
         path = self.info(run_id)["checkpoint"].removeprefix("tinker://")
         training_run, kind, name = path.split("/")
         folder = self.blobs / names.run_folder(BASE, "local", training_run) / kind
+        file: Path
         (file,) = folder.glob(f"{name}-*/*/adapter_model.safetensors")
-        return file.read_bytes()
+        return file
 
 
 @contextmanager
-def opened(folder: Path, model: Path) -> Iterator[Rig]:
+def opened(
+    folder: Path, model: Path, preludes: Mapping[str, str] = MappingProxyType({}), **variables: str
+) -> Iterator[Rig]:
+    """`preludes` by service: what runs before its program; `variables` join the environment."""
     nats = NatsProcess(folder / "nats")
     nats.start()
     blobs = folder / "blobs"
@@ -130,8 +138,10 @@ def opened(folder: Path, model: Path) -> Iterator[Rig]:
         "REKINDLE_DETERMINISTIC": "true",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}",
+    } | variables
+    services = {
+        kind: Service(kind, folder, environment, QUICK_DELIVERY + preludes.get(kind, "")) for kind in KINDS
     }
-    services = {kind: Service(kind, folder, environment, QUICK_DELIVERY) for kind in KINDS}
     rig = Rig(nats.url, blobs, services["gateway"], services["data"])
     try:
         with ThreadPoolExecutor(len(KINDS)) as pool:
