@@ -38,10 +38,10 @@ from services.local import nats_server
 RUNS, STALENESS = 4, 1
 DELAYS = (0.0, 0.5, 2.0, 10.0)
 ROUNDS = 3
-WINDOW_SECONDS, WINDOW_ROUNDS = 14.0, 2
+WINDOW_SECONDS, WINDOW_ROUNDS = 18.0, 2
 """How long a delay is looked at, at least, and how many rounds of a run's batches."""
 WARM_UP_STEPS = 3
-SETTLE_SECONDS = 3.0
+SETTLE_SECONDS = 6.0
 """Until a change has worn off, beside the delays before and after."""
 
 
