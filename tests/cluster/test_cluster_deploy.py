@@ -151,7 +151,7 @@ def test_models_that_run_other_images_are_named(cluster: Cluster, small: Path) -
     cluster.done("models", "add", "Qwen/Qwen3-8B")
     found = cluster.run("deploy", "--overlay", small, "--wait", 0, "--registry", "registry.example")
     assert "Qwen/Qwen3-8B runs other images" in found.stderr
-    cluster.done("models", "add", "Qwen/Qwen3-8B", "--registry", "registry.example")
+    cluster.done("models", "add", "Qwen/Qwen3-8B")
     assert not cluster.run("deploy", "--overlay", small, "--wait", 0, "--registry", "registry.example").stderr
 
 

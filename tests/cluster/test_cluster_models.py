@@ -1,6 +1,7 @@
 """`rekindle models` against a simulated cluster, through the real client."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +103,14 @@ def test_a_model_is_added_once_and_adding_it_again_changes_nothing(cluster: Clus
     before = cluster.server.version
     said = json.loads(cluster.done("models", "add", BASE, "--json"))
     assert {one["action"] for one in said} == {"unchanged"} and cluster.server.version == before
+
+
+def test_images_come_from_where_the_gateways_do(cluster: Cluster, small: Path) -> None:
+    cluster.done("deploy", "--overlay", small, "--registry", "r.example/team", "--wait", 0)
+    cluster.done("models", "add", BASE)
+    assert {
+        one["image"].rpartition("/")[0] for one in json.loads(cluster.done("models", "list", "--json"))
+    } == {"r.example/team"}
 
 
 def test_several_models_have_services_of_their_own(cluster: Cluster) -> None:

@@ -1,5 +1,6 @@
 """The part of kustomize that the manifests use, and what an installation replaces in them."""
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from rekindle.cluster import manifests
 from rekindle.cluster.errors import ClusterError
 from rekindle.cluster.place import installation, placed
 from rekindle.cluster.render import Manifest, containers, merge, render, to_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def deployment(name: str = "a", image: str = "dev.local/rekindle/a:1") -> Manifest:
@@ -182,3 +185,10 @@ def test_every_overlay_renders_for_any_namespace(overlay: str) -> None:
     assert {one["metadata"].get("namespace", "mine") for one in found} == {"mine"}
     text = to_yaml(found)
     assert "dev.local" not in text and ".rekindle.svc" not in text and "namespace: rekindle" not in text
+
+
+def test_the_wheel_brings_the_manifests_to_where_they_are_looked_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    found = {ROOT / source: manifests.PACKAGE.parent / target for source, target in included.items()}
+    assert found[ROOT / "knative"] == manifests.PLACES[0] and manifests.PLACES[1] == ROOT / "knative"

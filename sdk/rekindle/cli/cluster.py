@@ -184,8 +184,8 @@ def _about_deployed(done: "Deployed") -> dict[str, object]:
 
 def _outdated(api: "Api", objects: "list[Manifest]", namespace: str) -> list[str]:
     """Base models with images of another version than the gateway's."""
-    from rekindle.cluster.deploy import GATEWAY
     from rekindle.cluster.models import outdated
+    from rekindle.cluster.place import GATEWAY
     from rekindle.cluster.render import containers
 
     gateways = [one for one in objects if one["metadata"]["name"] == GATEWAY]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rekindle.cli import cluster, output
-from rekindle.cli.cluster import Context, Diff, DryRun, Namespace, Overlay, Registry, Render
+from rekindle.cli.cluster import Context, Diff, DryRun, Namespace, Overlay, Render
 from rekindle.cli.group import Commands
 from rekindle.cli.output import AsJson, Yes
 
@@ -54,7 +54,10 @@ def add(
         typer.Option(metavar="float32|bfloat16|float16", show_default="bfloat16 on GPUs, else float32"),
     ] = None,
     overlay: Overlay = cluster.BASE,
-    registry: Registry = None,
+    registry: Annotated[
+        str | None,
+        typer.Option(metavar="PREFIX", help="Where the images are.", show_default="where the gateway's are"),
+    ] = None,
     render: Render = False,
     dry_run: DryRun = False,
     diff: Diff = False,
@@ -73,11 +76,14 @@ def add(
         dtype=models.dtype(dtype),
     )
     place: Place = ctx.obj
-    objects = models.render_model(manifests.templates(overlay), options, place.namespace, registry)
+    templates = manifests.templates(overlay)
     if render:
-        cluster.print_manifests(objects)
+        cluster.print_manifests(models.render_model(templates, options, place.namespace, registry))
         return
-    applied = models.add(cluster.connect(place.context), objects, dry_run=dry_run or diff)
+    api = cluster.connect(place.context)
+    registry = registry or models.registry_in_use(api, place.namespace)
+    objects = models.render_model(templates, options, place.namespace, registry)
+    applied = models.add(api, objects, dry_run=dry_run or diff)
     if diff:
         cluster.print_differences(applied)
     elif as_json:

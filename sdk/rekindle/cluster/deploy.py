@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from rekindle.cluster import secrets
 from rekindle.cluster.api import KNATIVE, Api, Ref
 from rekindle.cluster.apply import FIRST, Applied, apply, in_order
+from rekindle.cluster.place import GATEWAY
 from rekindle.cluster.render import Manifest, condition
 
 Tell = Callable[[str], None]
 """Hears what is being done."""
-GATEWAY = "gateway"
 WORKLOADS = (("apps/v1", "StatefulSet"), ("apps/v1", "Deployment"), (KNATIVE, "Service"))
 """What has to be ready, in the order in which it becomes so."""
 

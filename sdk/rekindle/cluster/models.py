@@ -14,7 +14,7 @@ from rekindle.cluster.api import KNATIVE, Api, Ref
 from rekindle.cluster.apply import Applied, apply
 from rekindle.cluster.errors import ClusterError
 from rekindle.cluster.names import service_name, token
-from rekindle.cluster.place import placed
+from rekindle.cluster.place import GATEWAY, placed
 from rekindle.cluster.render import Manifest, condition, containers, render
 from rekindle.types.errors import InvalidField
 
@@ -165,6 +165,12 @@ def model_service(one: Manifest) -> ModelService:
         ready=ready.get("status") == "True",
         reason=None if ready.get("status") == "True" else ready.get("message") or ready.get("reason"),
     )
+
+
+def registry_in_use(api: Api, namespace: str) -> str | None:
+    """Where the installation's images come from; None if nothing is installed there."""
+    gateway = api.get(Ref(KNATIVE, "Service", GATEWAY, namespace))
+    return None if gateway is None else _origin(next(containers(gateway))["image"])[0]
 
 
 def outdated(api: Api, namespace: str, image: str) -> list[str]:

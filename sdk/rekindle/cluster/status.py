@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rekindle.cluster.api import KNATIVE, Api
-from rekindle.cluster.deploy import GATEWAY, why_not_ready
+from rekindle.cluster.deploy import why_not_ready
 from rekindle.cluster.errors import ClusterError
 from rekindle.cluster.models import BASE_NAME, GPU, KIND_LABEL, SCALE
-from rekindle.cluster.place import PART_OF
+from rekindle.cluster.place import GATEWAY, PART_OF
 from rekindle.cluster.reasons import at_its_most, reasons
 from rekindle.cluster.render import Manifest, condition
 
