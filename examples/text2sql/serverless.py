@@ -6,6 +6,7 @@ run goes on where it was. With --base-url it goes on even when this program is g
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -73,8 +74,9 @@ def watch_command(url: str, run_id: str) -> list[str]:
 def watch(service: ServiceClient, command: Sequence[str], run_id: str) -> RlRunInfo:
     """Run the command until the run is over, anew each time that somebody has ended it. Raises RunError."""
     executable = str(Path(sys.executable).with_name(command[0]))
+    environment = {**os.environ, "REKINDLE_API_KEY": API_KEY}
     while (run := service.rl_runs.get(run_id).result()).phase not in OVER:
-        subprocess.run([executable, *command[1:]], check=False)
+        subprocess.run([executable, *command[1:]], env=environment, check=False)
     if run.phase != "completed":
         raise RunError(f"{run_id} is {run.phase}: {run.reason}")
     return run
