@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from events.edge import LOCAL_TENANT, Edge
+from events.edge import Edge
+from events.keys import LOCAL_TENANT
 from events.records import RlRunRecord
 from events.streams import RL
 from rekindle.types.rl import RlRunSpec

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from events.edge import LOCAL_TENANT, Edge
+from events.edge import Edge
+from events.keys import LOCAL_TENANT
 from rekindle.types.rl import MetricsQuery, MetricsRow
 from services.data.rl.news import rows_or_phase
 from services.data.rl.state import State
