@@ -24,7 +24,7 @@ from services.data.rl.results import LostGroup, Results
 
 TOKENS = 64
 """Of completions, which are enough to tell."""
-ROLLOUTS = 8
+ROLLOUTS = 16
 """At most so many are read; with short completions fewer tokens must do."""
 
 
