@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,7 +34,8 @@ KEYS = {
 
 def run_loop(out: Path, *options: object) -> dict[str, Any]:
     """Run the command of a person, which must succeed; returns `result.json`."""
-    command = [sys.executable, "-m", "examples.text2sql.loop", "--out", str(out), *map(str, options)]
+    command = [sys.executable, "-m", "tests.ending", "examples.text2sql.loop"]
+    command += ["--out", str(out), *map(str, options)]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
     assert "execution match, greedy" in finished.stdout
@@ -45,7 +47,7 @@ def run_loop(out: Path, *options: object) -> dict[str, Any]:
 IN_THE_LOOP = ("--judge", "loop", "--data", "local")
 
 
-@pytest.mark.parametrize(("client", "options"), [("tinker", ()), ("rekindle", ()), ("rekindle", IN_THE_LOOP)])
+@pytest.mark.parametrize(("client", "options"), [("tinker", ()), ("rekindle", IN_THE_LOOP)])
 def test_the_loop_takes_own_questions_and_any_model_on_a_running_server(
     stack: Stack, tmp_path: Path, client: str, options: tuple[str, ...]
 ):
@@ -66,18 +68,35 @@ def test_the_loop_takes_own_questions_and_any_model_on_a_running_server(
     assert {path.name for path in out.iterdir()} == {"adapter", "curve.png", "metrics.jsonl", "result.json"}
 
 
+@pytest.fixture(scope="module")
+def learned(base: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command of a person leaves behind, on a stack of its own: `tinker`, the reward service, a dataset."""
+    (folder, cache), out = base, tmp_path_factory.mktemp("learned") / "out"
+    run_loop(out, "--seed", SEED, "--steps", 12, "--base-model", folder, "--cache", cache)
+    return out
+
+
+@pytest.fixture(scope="module")
+def served(base: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A running stack that serves the base model."""
+    with running_stack(f"text2sql={base[0]}", tmp_path_factory.mktemp("served") / "data") as stack:
+        yield stack
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_saved_adapter_reproduces_the_final_match_with_plain_transformers_and_peft(
-    base: tuple[Path, Path], tmp_path: Path
+    base: tuple[Path, Path], learned: Path
 ):
-    (folder, cache), out = base, tmp_path / "out"
-    result = run_loop(out, "--seed", SEED, "--steps", 12, "--base-model", folder, "--cache", cache)
+    folder, cache = base
+    result = json.loads((learned / "result.json").read_text())
     held_out = make_tasks(make_databases(cache / f"databases-{SEED}", SEED), SEED).held_out
     assert result["questions"] == len(held_out) >= 200
     assert 0.1 < result["before"] < result["after"]
-    assert adapter_match(folder, out / "adapter", held_out) == pytest.approx(result["after"], abs=TOLERANCE)
-    steps = metrics(out)
+    assert adapter_match(folder, learned / "adapter", held_out) == pytest.approx(
+        result["after"], abs=TOLERANCE
+    )
+    steps = metrics(learned)
     assert [row["step"] for row in steps] == list(range(13))
     assert all(math.isfinite(row["reward"]) for row in steps[1:])
     assert result["peak_rss_bytes"] > 0 and result["tokens_per_second"] > 0
@@ -86,32 +105,26 @@ def test_the_saved_adapter_reproduces_the_final_match_with_plain_transformers_an
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_both_clients_and_both_judges_give_the_same_curve_with_the_same_seed(
-    base: tuple[Path, Path], tmp_path: Path
+    base: tuple[Path, Path], learned: Path, served: Stack, tmp_path: Path
 ):
-    folder, cache = base
-    common = ("--seed", SEED, "--steps", 4, "--base-model", folder, "--cache", cache)
-    run_loop(tmp_path / "tinker", *common, "--client", "tinker")
-    run_loop(tmp_path / "rekindle", *common, "--client", "rekindle", *IN_THE_LOOP)
-    assert_same_curve(metrics(tmp_path / "rekindle"), metrics(tmp_path / "tinker"))
-    assert {path.name for path in (tmp_path / "rekindle" / "adapter").iterdir()} == {
-        path.name for path in (tmp_path / "tinker" / "adapter").iterdir()
+    common = ("--seed", SEED, "--steps", 4, "--cache", base[1], "--base-url", served.url)
+    run_loop(tmp_path, *common, "--client", "rekindle", *IN_THE_LOOP)
+    assert_same_curve(metrics(tmp_path), metrics(learned)[:5])
+    assert {path.name for path in (tmp_path / "adapter").iterdir()} == {
+        path.name for path in (learned / "adapter").iterdir()
     }
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_reward_worker_that_is_killed_in_mid_batch_changes_nothing_in_the_curve(
-    base: tuple[Path, Path], tmp_path: Path
+    base: tuple[Path, Path], learned: Path, served: Stack, tmp_path: Path
 ):
-    folder, cache = base
-    with running_stack(f"text2sql={folder}", tmp_path / "data") as stack:
-        common = ("--seed", SEED, "--steps", 3, "--cache", cache, "--base-url", stack.url)
-        run_loop(tmp_path / "undisturbed", *common, *IN_THE_LOOP)
-        with Killer(stack.data_dir) as killer:
-            run_loop(tmp_path / "killed", *common)
+    with Killer(served.data_dir) as killer:
+        run_loop(tmp_path, "--seed", SEED, "--steps", 3, "--cache", base[1], "--base-url", served.url)
     assert killer.kills == KILLS
-    assert_same_curve(metrics(tmp_path / "killed"), metrics(tmp_path / "undisturbed"))
-    assert [row["excluded"] for row in metrics(tmp_path / "killed")] == [0] * 4
+    assert_same_curve(metrics(tmp_path), metrics(learned)[:4])
+    assert [row["excluded"] for row in metrics(tmp_path)] == [0] * 4
 
 
 KILLS = 3
