@@ -31,15 +31,14 @@ def make_model(folder: Path, shape: Mapping[str, Any]) -> Path:
 
 
 def write_tokenizer(folder: Path, vocabulary: int) -> None:
-    """Put a tokenizer beside a model, in which token 7 is the word `w7`."""
+    """Put a tokenizer beside a model, in which a token is a word: `word_of`."""
     words = {word_of(token): token for token in range(vocabulary)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token=word_of(0)))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=word_of(0), eos_token=word_of(1)
-    ).save_pretrained(folder)
+    special = {"pad_token": word_of(0), "eos_token": word_of(1)}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
 
 
 def word_of(token: int) -> str:
-    """The text of a token of `write_tokenizer`."""
-    return f"w{token}"
+    """`w7`; the special ones are part of no other word, since they are found within words."""
+    return ("<pad>", "<end>")[token] if token < 2 else f"w{token}"

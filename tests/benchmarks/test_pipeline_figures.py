@@ -1,14 +1,19 @@
 """What the benchmark of the pipeline reckons from facts, and the grader that waits."""
 
+import random
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
 
+from benchmarks.models import DEMO, write_tokenizer
 from benchmarks.pipeline import DELAYS, Found
+from benchmarks.pipeline_runs import prompt, text_of
 from benchmarks.rates import Ledger, Rates
 from benchmarks.slow_grader import SlowGrader
 from events import catalog
+from services.data.rl import text
 
 TRAINED, SAMPLED, APPLIED = catalog.BATCH_TRAINED, catalog.SAMPLE_COMPLETED, catalog.STEP_APPLIED
 
@@ -48,6 +53,13 @@ def test_the_bound_is_what_littles_law_admits():
     row = found.row(10.0)
     assert row[:5] == ["10", 500, 50, "25.0%", "25.0%"]
     assert row[5:8] == ["4.0 < 10.5", "4.0 < 10.8", "67.5%"]
+
+
+def test_a_prompt_has_as_many_tokens_for_the_server_as_for_a_client(tmp_path: Path):
+    write_tokenizer(tmp_path, DEMO["vocab_size"])
+    tokens = prompt(random.Random(0))
+    assert text.load(str(tmp_path)).encode(text_of(tokens)) == tokens
+    assert text.load(str(tmp_path)).decode(tokens) == text_of(tokens)
 
 
 def test_the_slow_grader_answers_many_at_once():
