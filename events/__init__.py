@@ -27,6 +27,9 @@ shards.py      a request cut into shards, and joined again
 futures.py     from a request id to its one result
 records.py     small named facts of the world: sessions, runs, samplers, models
 blobs.py       what is too large for an event
+s3_blobs.py    the same in a bucket of S3
+blob_cache.py  local copies of what lies there
+stored_file.py an answer that is a file from there
 claims.py      how long such a payload lasts
 edge.py        what every HTTP edge shares
 app.py         a service's application

@@ -42,6 +42,7 @@ def make_app(
         yield
         await tasks.end(*beside, patience=10.0)
         await edge.bus.close()
+        await edge.blobs.close()
 
     app = FastAPI(title=f"Rekindle {service}", lifespan=lifespan, docs_url="/docs", redoc_url=None)
     app.state.service = service

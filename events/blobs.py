@@ -10,11 +10,14 @@ import os
 import shutil
 import socket
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
 from events import names
 from events.failure import NotFound
+from events.settings import BusSettings
 
 
 class Blobs(Protocol):
@@ -32,8 +35,18 @@ class Blobs(Protocol):
         """Move the files of `folder` into the store; returns their size in bytes."""
         ...
 
-    async def folder(self, key: str) -> Path:
-        """A local folder with the files of a stored folder, to be read only. Raises NotFound."""
+    def folder(self, key: str) -> AbstractAsyncContextManager[Path]:
+        """A local folder with the files of a stored folder, to be read only; it stays for the block. Raises
+        NotFound. Within a process, the path of a folder is the same each time."""
+        ...
+
+    async def files(self, key: str) -> list[str]:
+        """Names of the files of a stored folder. Raises NotFound."""
+        ...
+
+    def gathered(self, key: str) -> AbstractAsyncContextManager[Path]:
+        """A local folder with the blobs that were put, one by one, directly under `key`, each a file called by the
+        last token of its key; to be read only, and it stays for the block. Raises NotFound when there are none."""
         ...
 
     async def delete(self, key: str) -> None:
@@ -45,10 +58,14 @@ class Blobs(Protocol):
         ...
 
     def staging(self, work: str = "") -> Path:
-        """A fresh private folder on the store's own disk, for `put_folder`.
+        """A fresh private folder for `put_folder`, where that is quick.
 
         work: a name of the work it is for, one token; what an earlier attempt at it left behind goes.
         """
+        ...
+
+    async def close(self) -> None:
+        """Remove what is on this machine for this store alone."""
         ...
 
 
@@ -74,11 +91,19 @@ class FolderBlobs:
     async def put_folder(self, key: str, folder: Path) -> int:
         return await asyncio.to_thread(self._put_folder, key, folder)
 
-    async def folder(self, key: str) -> Path:
+    @contextlib.asynccontextmanager
+    async def folder(self, key: str) -> AsyncIterator[Path]:
         path = self._path(key)
         if not path.is_dir():
             raise NotFound(f"blob {key} does not exist")
-        return path
+        yield path
+
+    async def files(self, key: str) -> list[str]:
+        async with self.folder(key) as folder:
+            return await asyncio.to_thread(lambda: sorted(file.name for file in folder.iterdir()))
+
+    def gathered(self, key: str) -> AbstractAsyncContextManager[Path]:
+        return self.folder(key)
 
     async def delete(self, key: str) -> None:
         await asyncio.to_thread(self._delete, self._path(key))
@@ -94,6 +119,9 @@ class FolderBlobs:
         if work:
             self._clear(work)
         return self._folder_aside(work)
+
+    async def close(self) -> None:
+        """Nothing is."""
 
     def _folder_aside(self, work: str) -> Path:
         return Path(tempfile.mkdtemp(prefix=f"{self._writer}.{work}.", dir=self._aside))
@@ -184,8 +212,20 @@ def _flush_folder(path: Path) -> None:
         os.close(handle)
 
 
-def open_blobs(url: str) -> Blobs:
-    """The store that a setting names: a folder. Raises ValueError for a scheme that is not served."""
-    if "://" in url:
-        raise ValueError(f"blobs: {url!r} is not a folder")
-    return FolderBlobs(Path(url))
+def check_key(key: str) -> None:
+    """Keys are our own: one that leads elsewhere is a mistake of ours."""
+    assert not {"", ".", ".."}.intersection(key.split("/")), f"blob key {key!r} leaves the store"
+
+
+def open_blobs(settings: BusSettings) -> Blobs:
+    """The store that the settings name. Raises ValueError for one that is not served."""
+    scheme, separator, _ = settings.blobs.partition("://")
+    if not separator:
+        return FolderBlobs(Path(settings.blobs))
+    if scheme != "s3":
+        raise ValueError(f"blobs: {settings.blobs!r} is neither a folder nor s3://BUCKET[/PREFIX]")
+    from events.blob_cache import BlobCache
+    from events.s3_blobs import S3Blobs  # its library only where it is wanted
+
+    root = settings.blob_cache or Path(tempfile.gettempdir(), f"rekindle-blobs-{os.getuid()}")
+    return S3Blobs(settings.blobs, BlobCache(root, settings.blob_cache_bytes))

@@ -65,7 +65,7 @@ class Edge:
     async def open(cls, settings: EdgeSettings, name: str) -> "Edge":
         bus = await Bus.connect(settings.nats_url, name=name, replicas=settings.replicas)
         await bus.ensure_shared_streams()
-        blobs = open_blobs(settings.blobs)
+        blobs = open_blobs(settings)
         records = Records(bus)
         await records.start()
         futures = Futures(bus, blobs, records)

@@ -12,6 +12,7 @@
         ├── Conflict         compare-and-set refused: somebody wrote first
         ├── StreamFull       the stream refuses more, or the subject is taken
         └── BusUnavailable   no answer; the write may or may not have happened
+            └── BlobsUnavailable   the same of the blob store
 
 The category alone decides what becomes of a message (acknowledge, again, dead letter) and what a client sees.
 """
@@ -94,3 +95,7 @@ class StreamFull(BusError):
 
 class BusUnavailable(BusError):
     """No answer from NATS: the write may or may not have happened."""
+
+
+class BlobsUnavailable(BusUnavailable):
+    """No answer from the blob store: the write may or may not have happened."""

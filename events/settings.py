@@ -14,7 +14,11 @@ class BusSettings(BaseSettings):
     nats_url: str = Field(validation_alias="NATS_URL")
     """`nats://[user:password@ | token@]host:port`."""
     blobs: str
-    """Folder of the blob store."""
+    """The blob store: a folder, or `s3://BUCKET[/PREFIX]`, which the usual variables `AWS_*` lead to."""
+    blob_cache: Path | None = None
+    """Folder for local copies of what an S3 store holds; None = one in the folder for temporary files."""
+    blob_cache_bytes: int = 16 * 1024**3
+    """Size of all copies that a process keeps; those in use stay beyond it."""
     replicas: int = 1
     """Copies of each stream: 1 on a laptop, 3 in a cluster."""
     gap_seconds: float = 360.0

@@ -23,12 +23,14 @@ from dataclasses import dataclass, field
 import structlog
 from cloudevents.core.exceptions import BaseCloudEventException
 from cloudevents.core.v1.event import CloudEvent
+from tenacity import retry, retry_if_exception_type, wait_exponential_jitter
 
 from events import catalog, claims, envelope, facts, names, tasks, tenants, trace
 from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import SILENCE, Bus, again_when_unavailable
 from events.failure import (
+    BlobsUnavailable,
     BusUnavailable,
     CommandFailed,
     Failure,
@@ -62,6 +64,12 @@ class Answer:
     content_type: str = envelope.JSON
     facts: list[CloudEvent] = field(default_factory=list)
 
+
+again_when_stored = retry(
+    retry=retry_if_exception_type(BlobsUnavailable), wait=wait_exponential_jitter(multiplier=0.1, max=5.0)
+)
+"""Tries again for as long as the blob store is away, and keeps the delivery: nobody else would fare better, and no
+command shall fail of it."""
 
 Handler = Callable[[CloudEvent, bytes], Awaitable[Answer | None]]
 """(command, data) → answer; None when nobody waits for one. Raises UserError, ServerError or anything."""
@@ -226,6 +234,7 @@ class QueueWorker:
         else:
             await self._succeeded(delivery, event, answer)
 
+    @again_when_stored
     async def _handle(self, delivery: Delivery, event: CloudEvent) -> Answer | None:
         """Run the handler within the budget; one that is dearer than all of it runs alone."""
         data = await claims.data_of(self._blobs, event)
@@ -270,10 +279,15 @@ class QueueWorker:
         tenant = self._queue.tenant(event)
         if answer is not None:
             for fact in answer.facts:
-                fact = await claims.lend(self._bus, self._blobs, tenant, fact, FACT_DAYS)
-                await facts.publish(self._bus, tenant, fact)
+                await self._publish(tenant, fact)
             await self._resolve(event, catalog.RESOLVED, answer.data, answer.content_type)
         await self._settle(delivery, event)
+
+    @again_when_stored
+    async def _publish(self, tenant: str, fact: CloudEvent) -> None:
+        await facts.publish(
+            self._bus, tenant, await claims.lend(self._bus, self._blobs, tenant, fact, FACT_DAYS)
+        )
 
     async def _settle(self, delivery: Delivery, event: CloudEvent, kept: str | None = None) -> None:
         """The result is durable: what follows from it, then the acknowledgement, and what was kept for it goes.
@@ -334,6 +348,7 @@ class QueueWorker:
         await self._resolve(event, catalog.FAILED, failure.model_dump_json().encode())
         await self._settle(delivery, event, kept)
 
+    @again_when_stored
     @again_when_unavailable
     async def _resolve(
         self, event: CloudEvent, type_: str, data: bytes, content_type: str = envelope.JSON

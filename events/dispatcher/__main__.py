@@ -18,11 +18,12 @@ async def run(settings: DispatcherSettings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    blobs = open_blobs(settings)
     bus = await Bus.connect(settings.nats_url, name="dispatcher", replicas=settings.replicas)
     async with make_client(settings.activation_key) as http:
         dispatcher = Dispatcher(
             bus,
-            open_blobs(settings.blobs),
+            blobs,
             _platform(settings),
             http,
             settings.gap_seconds,
@@ -34,6 +35,7 @@ async def run(settings: DispatcherSettings) -> None:
         failed = working.done() and working.exception()
         await tasks.end(working, stopping)
     await bus.close()
+    await blobs.close()
     if failed:
         raise failed
 

@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import Response
 
 from events import catalog, facts, names
 from events.checkpoints import CheckpointEntry, entry_event
 from events.commands import Answer, living_run, release
 from events.edge import PREFIX, Edge, EdgeDep, TenantDep, failed, read
-from events.failure import NotFound
 from events.records import RunRecord
+from events.stored_file import StoredFile
 from rekindle.types import InvalidField, TinkerPath, checkpoint_type
 from rekindle.types.paths import Kind
 from rekindle.types.requests import (
@@ -183,11 +183,10 @@ async def external_weights_urls(
 ) -> Answer:
     """Signed links to the files of an exported checkpoint."""
     entry = await edge.checkpoints.find(tenant, TinkerPath(run_id, "external_weights", name))
-    folder = await edge.blobs.folder(entry.blob)
     expires = int(time.time()) + LINK_SECONDS
     root = f"{str(request.base_url).rstrip('/')}{PREFIX}/downloads"
     urls = {}
-    for file in sorted(path.name for path in folder.iterdir()):
+    for file in await edge.blobs.files(entry.blob):
         signature = _sign(edge, entry.blob, file, expires)
         urls[file] = f"{root}/{expires}/{signature}/{entry.blob}/{file}"
     when = datetime.fromtimestamp(expires, UTC)
@@ -202,10 +201,7 @@ async def download(expires: int, signature: str, key: str, edge: EdgeDep) -> Res
         return failed(403, "signature: not valid")
     if expires < time.time():
         return failed(403, "expires: the link has expired")
-    path = (await edge.blobs.folder(blob)) / file
-    if not path.is_file():
-        raise NotFound(f"file {file!r} does not exist")
-    return FileResponse(path, filename=file)
+    return StoredFile(edge.blobs, blob, file)
 
 
 def _sign(edge: Edge, blob: str, file: str, expires: int) -> str:

@@ -197,11 +197,8 @@ async def _state(edge: Edge, tenant: str, record: UploadRecord) -> Answer:
 
 async def _parts(edge: Edge, tenant: str, upload_id: str) -> list[int]:
     """Numbers of the parts that are there, ascending."""
-    try:
-        folder = await edge.blobs.folder(names.upload_key(tenant, upload_id))
-    except NotFound:
-        return []
-    return await anyio.to_thread.run_sync(lambda: sorted(int(path.name) for path in folder.iterdir()))
+    keys = await edge.blobs.under(names.upload_key(tenant, upload_id))
+    return sorted(int(key.rpartition("/")[2]) for key in keys)
 
 
 async def _expire_later(edge: Edge, tenant: str, record: UploadRecord) -> None:

@@ -5,15 +5,17 @@ pyarrow is imported where rows are read and not before: the gateway mounts these
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import anyio.to_thread
 from fastapi import APIRouter, Query
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import Response
 
 from events import catalog, facts
 from events.edge import Edge, EdgeDep, TenantDep
 from events.records import DatasetRecord, StoredVersion
+from events.stored_file import StoredFile
 from rekindle.types.datasets import Dataset, DatasetsList, RowsQuery
 from services.data import commands
 from services.data.datasets import Datasets, number_of
@@ -38,24 +40,24 @@ async def rows(
 ) -> Response:
     """A page of rows and the cursor of the next."""
     stored = await Datasets(edge.records).version(tenant, name, version)
-    folder = await edge.blobs.folder(stored.blob)
+    async with edge.blobs.folder(stored.blob) as folder:
+        page = await anyio.to_thread.run_sync(_page, folder, query)
+    return Response(page, media_type="application/json")
 
-    def page() -> bytes:
-        from services.data.pages import read_page
 
-        found, cursor = read_page(folder, query.cursor, query.limit)
-        return f'{{"rows":[{",".join(found)}],"cursor":{json.dumps(cursor)}}}'.encode()
+def _page(folder: Path, query: RowsQuery) -> bytes:
+    from services.data.pages import read_page
 
-    return Response(await anyio.to_thread.run_sync(page), media_type="application/json")
+    found, cursor = read_page(folder, query.cursor, query.limit)
+    return f'{{"rows":[{",".join(found)}],"cursor":{json.dumps(cursor)}}}'.encode()
 
 
 @router.get("/datasets/{name:path}/versions/{version}/file")
 async def file(name: str, version: str, edge: EdgeDep, tenant: TenantDep) -> Response:
     """The Parquet file of a version; answers requests for ranges of it too."""
     stored = await Datasets(edge.records).version(tenant, name, version)
-    folder = await edge.blobs.folder(stored.blob)
     called = f"{name.replace('/', '-')}-{stored.about.version}.parquet"
-    return FileResponse(folder / FILE, media_type=PARQUET, filename=called)
+    return StoredFile(edge.blobs, stored.blob, FILE, called=called, media_type=PARQUET)
 
 
 @router.get("/datasets/{name:path}/versions/{version}")

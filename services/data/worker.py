@@ -7,7 +7,8 @@ not, its upload, its staging folder and every file that no record names are gone
 
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,18 +107,18 @@ class DataWorker:
         upload = UploadRecord.model_validate_json(data)
         versions = await self._datasets.made_by(job.tenant, upload.name, job.id)
         if not versions:
-            paths = await self._parts(job.tenant, upload)
-            task = IngestTask(
-                limits=self._limits,
-                parent=os.getpid(),
-                paths=paths,
-                format=upload.format,
-                compression=upload.compression,
-                size_bytes=upload.size_bytes,
-                sha256=upload.sha256,
-                folder=job.staging / "version",
-            )
-            (summary,) = await jail.run(task)
+            async with self._parts(job.tenant, upload) as paths:
+                task = IngestTask(
+                    limits=self._limits,
+                    parent=os.getpid(),
+                    paths=paths,
+                    format=upload.format,
+                    compression=upload.compression,
+                    size_bytes=upload.size_bytes,
+                    sha256=upload.sha256,
+                    folder=job.staging / "version",
+                )
+                (summary,) = await jail.run(task)
             blob = await self._keep(job, 0, task.folder)
             draft = Draft(
                 summary,
@@ -129,12 +130,13 @@ class DataWorker:
             versions = await self._datasets.add(job.tenant, upload.name, job.id, [draft])
         return _one(versions[0].about, [_uploaded(job.tenant, versions[0].about)])
 
-    async def _parts(self, tenant: str, upload: UploadRecord) -> tuple[Path, ...]:
+    @asynccontextmanager
+    async def _parts(self, tenant: str, upload: UploadRecord) -> AsyncIterator[tuple[Path, ...]]:
         try:
-            folder = await self._blobs.folder(names.upload_key(tenant, upload.upload_id))
+            async with self._blobs.gathered(names.upload_key(tenant, upload.upload_id)) as folder:
+                yield tuple(sorted(folder.iterdir(), key=lambda path: int(path.name)))
         except NotFound as error:
             raise UserError("upload: it was dropped; send the file again") from error
-        return tuple(sorted(folder.iterdir(), key=lambda path: int(path.name)))
 
     async def _derive(self, job: Job, data: bytes) -> Answer:
         command = DeriveCommand.model_validate_json(data)
@@ -142,11 +144,13 @@ class DataWorker:
         try:
             source = await self._datasets.version(job.tenant, command.name, command.version)
             versions = await self._datasets.derived(job.tenant, command.name, command.version, how)
-            folder = await self._blobs.folder(source.blob)
+            drafts = []
+            if len(versions) != len(_parts_of(command)):  # never made, or partly deleted since
+                async with self._blobs.folder(source.blob) as folder:
+                    drafts = await self._derived(job, command, folder, how)
         except NotFound as error:
             raise UserError(str(error)) from error
-        if len(versions) != len(_parts_of(command)):  # never made, or partly deleted since
-            drafts = await self._derived(job, command, folder, how)
+        if drafts:
             versions = await self._datasets.add(job.tenant, command.name, job.id, drafts)
         if isinstance(command.derivation, Split):
             found = DatasetVersions(versions=tuple(one.about for one in versions))

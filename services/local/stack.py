@@ -220,7 +220,7 @@ def _environment(options: StackOptions) -> dict[str, str]:
     return {
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "NATS_URL": options.outside_nats or nats_server.address(options.data_dir).url,
-        "REKINDLE_BLOBS": str(options.data_dir / "blobs"),
+        "REKINDLE_BLOBS": os.environ.get("REKINDLE_BLOBS") or str(options.data_dir / "blobs"),
         "REKINDLE_EXTERNAL_URLS_SECRET": _secret(options.data_dir),
         "REKINDLE_GRACE_SECONDS": str(GRACE_SECONDS),
         # Several processes share the cores: threads that spin while they wait would take them from each other.

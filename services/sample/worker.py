@@ -3,6 +3,8 @@
 The engine batches; this only translates, finds the adapter's files, and says what happened.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from cloudevents.core.v1.event import CloudEvent
@@ -98,8 +100,8 @@ class SampleWorker:
         """
         command = SampleCommand.model_validate_json(data)
         try:
-            adapter = await self._adapter(command)
-            result = await self._engine.sample(task_of(command), adapter)
+            async with self._adapter(command) as adapter:
+                result = await self._engine.sample(task_of(command), adapter)
         except (ValueError, NotFound, FileNotFoundError) as error:  # does not fit, or is gone
             raise UserError(str(error)) from error
         except EngineError as error:
@@ -109,10 +111,14 @@ class SampleWorker:
             said.append(_rolled_out(command, result))
         return Answer(encode(result, command.request), envelope.PROTOBUF, said)
 
-    async def _adapter(self, command: SampleCommand) -> AdapterRef | None:
+    @asynccontextmanager
+    async def _adapter(self, command: SampleCommand) -> AsyncIterator[AdapterRef | None]:
+        """Its files stay while the command is worked on: an engine may read them again at any time."""
         if command.version is None or command.blob is None:
-            return None
-        return AdapterRef(command.version, await self._blobs.folder(command.blob))
+            yield None
+            return
+        async with self._blobs.folder(command.blob) as folder:
+            yield AdapterRef(command.version, folder)
 
 
 def _result_subject(event: CloudEvent) -> str:

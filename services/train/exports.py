@@ -117,10 +117,10 @@ class Exports:
     async def load(self, command: LoadCommand) -> TrainRun:
         """The state in a checkpoint. Raises ServerError when it is gone."""
         try:
-            folder = await self.blobs.folder(command.blob)
+            async with self.blobs.folder(command.blob) as folder:
+                return await asyncio.to_thread(load_state, folder, self.base, optimizer=command.optimizer)
         except NotFound as error:
             raise ServerError(f"path: the files of {command.path} no longer exist") from error
-        return await asyncio.to_thread(load_state, folder, self.base, optimizer=command.optimizer)
 
 
 def _facts(tenant: str, entry: CheckpointEntry, command: SaveCommand) -> list[CloudEvent]:

@@ -95,8 +95,10 @@ class Snapshots:
     async def load(self, run: HeldRun) -> None:
         """The state that the head contains."""
         if run.head.blob is not None:
-            folder = await self.blobs.folder(run.head.blob)
-            run.state = await asyncio.to_thread(load_state, folder, self.base, optimizer=True, gradients=True)
+            async with self.blobs.folder(run.head.blob) as folder:
+                run.state = await asyncio.to_thread(
+                    load_state, folder, self.base, optimizer=True, gradients=True
+                )
         run.applied = run.head.number + 1
 
     async def tidy(self, run: HeldRun) -> None:

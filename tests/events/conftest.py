@@ -10,6 +10,7 @@ from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.records import Records
 from tests.events.nats_process import NatsProcess
+from tests.s3_server import Bucket, running_bucket
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +53,12 @@ def records(bus: Bus) -> Records:
 def unique() -> str:
     """A name that no other test has."""
     return uuid.uuid4().hex[:12]
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Bucket]:
+    """A bucket of S3 that the environment leads to."""
+    with running_bucket() as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        yield running

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from nats.errors import ConnectionClosedError
 from structlog.testing import capture_logs
+from tenacity import wait_none
 
 from events import catalog, envelope, names, streams, worker
 from events.blobs import FolderBlobs
@@ -16,6 +17,7 @@ from events.bus import Bus
 from events.claims import CLAIM_BYTES, COMMAND_DAYS, data_of, lend
 from events.envelope import CloudEvent
 from events.failure import (
+    BlobsUnavailable,
     BusUnavailable,
     Failure,
     GivenBack,
@@ -314,6 +316,30 @@ async def test_a_bus_that_is_away_is_no_failure_of_the_command(shop: Shop) -> No
         await shop.submit(1)
         assert await shop.answer(1) == b"fine"
     assert await shop.bus.last(streams.ATTEMPTS, names.attempts_subject(f"{shop.name}.{TENANT}.1")) is None
+
+
+async def test_a_blob_store_that_is_away_is_waited_for(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = b"y" * 600_000
+    away = {"get": 7, "put": 7}
+
+    def absent(name: str, there: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def call(*arguments: Any) -> Any:
+            if away[name]:
+                away[name] -= 1
+                raise BlobsUnavailable("no answer")
+            return await there(*arguments)
+
+        return call
+
+    await shop.submit(1, large)
+    with monkeypatch.context() as patch:
+        for name in away:
+            patch.setattr(shop.blobs, name, absent(name, getattr(shop.blobs, name)))
+        patch.setattr(worker.QueueWorker._handle.retry, "wait", wait_none())  # type: ignore[attr-defined]
+        async with shop.worker(echo, budget=10**6):
+            await shop.empty()
+    assert await shop.answer(1) == b"1 " + large
+    assert not any(away.values()) and await shop.dead() == []
 
 
 async def test_no_more_runs_at_once_than_the_budget_admits(shop: Shop) -> None:

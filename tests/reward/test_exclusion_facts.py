@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from events import catalog, envelope, names, tasks
-from events.blobs import open_blobs
+from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.failure import ServerError
 from events.futures import Futures, Result
@@ -40,7 +40,7 @@ async def test_the_items_of_a_lost_shard_are_told_one_by_one_under_ids_that_stay
     nats.start()
     bus = await Bus.connect(nats.url, name="test")
     await bus.ensure_shared_streams()
-    blobs = open_blobs(str(tmp_path / "blobs"))
+    blobs = FolderBlobs(tmp_path / "blobs")
     items = tuple(ScoreItem(prompt="", completion="", sequence_id=f"s:{n}") for n in range(3))
     wanted = ScoreRequest(grader=Numeric(), items=items, columns={"answer": 1}, idempotency_key="k")
     shards = [shard.model_dump_json().encode() for shard in cut(wanted)]

@@ -136,7 +136,8 @@ class Lab:
 
     async def weights(self, run: RunRecord, name: str) -> dict[str, np.ndarray]:
         """All numbers of a saved checkpoint, moments included."""
-        return read_tensors(await self.blobs.folder((await self.entry(run, name)).blob))
+        async with self.blobs.folder((await self.entry(run, name)).blob) as folder:
+            return read_tensors(folder)
 
     # Workers
 

@@ -8,7 +8,7 @@ somebody else has taken the run, and when its replica shall take no more work.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -53,13 +53,14 @@ class Driver:
         self._hold = hold
         self._heard: asyncio.Queue[Event | Notice | BaseException] = asyncio.Queue()
         self._at_work: set[asyncio.Task[None]] = set()
+        self._files = AsyncExitStack()
 
     async def drive(self) -> None:
         """Return when the run is paused or over.
 
         Raises Superseded, GivenBack, Overtaken, BusError, and what nobody has thought of.
         """
-        async with self._listening():
+        async with self._files, self._listening():
             word = self._word
             await self._take_in([Wanted(what=word.what, order=word.order, reason=word.reason)])
             if self._hold.starts > MAX_STARTS:
@@ -74,7 +75,7 @@ class Driver:
         """Perform, hear and commit until there is nothing to do."""
         try:
             model = await self._edge.records.get(ModelRecord, EVERYONE, self._run.base)
-            prompts = await Prompts.open(self._edge, self._run, model.source)
+            prompts = await self._files.enter_async_context(Prompts.open(self._edge, self._run, model.source))
         except (CommandFailed, NotFound) as error:
             await self._fail(str(error))
             return

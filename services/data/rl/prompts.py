@@ -1,5 +1,8 @@
 """Which prompt a command is about: the rows of the run's dataset in the order of its seed, and the held-out rows."""
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
 import anyio.to_thread
 
 from events.edge import Edge
@@ -21,15 +24,19 @@ class Prompts:
         self.text = text
 
     @classmethod
-    async def open(cls, edge: Edge, run: RlRunRecord, source: str) -> "Prompts":
-        """source: where the base model's tokenizer lies. Raises NotFound for a dataset that was deleted."""
+    @asynccontextmanager
+    async def open(cls, edge: Edge, run: RlRunRecord, source: str) -> "AsyncIterator[Prompts]":
+        """The files stay for the block. source: where the base model's tokenizer lies. Raises NotFound for a dataset
+        that was deleted."""
         tokenizer = await anyio.to_thread.run_sync(text.load, source)
+        async with AsyncExitStack() as held:
 
-        async def rows(ref: RowsRef) -> Rows:
-            return Rows(await edge.blobs.folder(ref.blob), run.spec, tokenizer, run.created)
+            async def rows(ref: RowsRef) -> Rows:
+                folder = await held.enter_async_context(edge.blobs.folder(ref.blob))
+                return Rows(folder, run.spec, tokenizer, run.created)
 
-        held_out = None if run.held_out is None else await rows(run.held_out)
-        return cls(run, tokenizer, await rows(run.dataset), held_out)
+            held_out = None if run.held_out is None else await rows(run.held_out)
+            yield cls(run, tokenizer, await rows(run.dataset), held_out)
 
     async def of(self, command: Sample) -> Prompt:
         """The prompt of a place. Raises InvalidField, UserError."""
