@@ -1,26 +1,31 @@
-"""Any process may be killed at any moment: it comes back, and a loop through the SDK notices nothing."""
+"""Any process may be killed at any moment: it comes back, and a loop through either SDK notices nothing."""
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Semaphore
 
 import httpx
 import psutil
 import pytest
-import tinker
 from tinker import types
 
+import rekindle
 from tests.e2e.conftest import connected
-from tests.e2e.loops import WAIT, client, loss, tokens, train
+from tests.e2e.loops import WAIT, client, tokens, train
 from tests.gateway.wire import PROTOBUF, connect, datum
+from tests.sdk.test_sdk_stack import client as own_client
+from tests.sdk.test_sdk_stack import data
 from tests.stack import Stack, running_stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
-STEPS = 40
+STEPS = 60
+"""At most; the undisturbed loop does as many."""
+STEPS_AFTER = 5
 KILLS = 3
-ADAM = types.AdamParams(learning_rate=1e-3, eps=1e-8)
+ADAM = {"learning_rate": 1e-3, "eps": 1e-8}
 
 
 @pytest.fixture(scope="module")
@@ -30,26 +35,64 @@ def own_stack(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
         yield stack
 
 
+Loop = Callable[[Semaphore, Event], list[float]]
+"""The losses of a loop, which releases the one at each step and ends some steps after the other is set."""
+
+
 @pytest.fixture(scope="module")
-def undisturbed(own_stack: Stack) -> float:
-    """The loss that a loop arrives at when nothing is killed."""
-    with connected(own_stack.url) as service:
-        return loop(service, own_stack, Future())
+def undisturbed(own_stack: Stack) -> list[float]:
+    """The losses of a loop when nothing is killed."""
+    return tinker_loop(own_stack)(Semaphore(), Event())
 
 
-def loop(service: tinker.ServiceClient, stack: Stack, underway: "Future[None]") -> float:
-    """Train and sample by turns; the loss at the end."""
-    training = client(service, stack.base_model)
+def tinker_loop(stack: Stack) -> Loop:
+    """Train and sample by turns; the loss of each step."""
+
+    def loop(begun: Semaphore, hurt: Event) -> list[float]:
+        losses: list[float] = []
+        with connected(stack.url) as service:
+            training = client(service, stack.base_model)
+            for _ in steps(hurt):
+                losses += train(training, 1, types.AdamParams(**ADAM))
+                sampler = training.save_weights_and_get_sampling_client().result(WAIT)
+                params = types.SamplingParams(max_tokens=20, stop=[])
+                samples = [sampler.sample(tokens(5, 6), 2, params) for _ in range(4)]
+                begun.release()
+                assert all(len(sample.result(WAIT).sequences) == 2 for sample in samples)
+        return losses
+
+    return loop
+
+
+def rekindle_loop(stack: Stack) -> Loop:
+    """The same with our own SDK."""
+
+    def loop(begun: Semaphore, hurt: Event) -> list[float]:
+        losses: list[float] = []
+        with rekindle.ServiceClient(stack.url) as service:
+            training = own_client(service, stack)
+            for _ in steps(hurt):
+                gradient = training.forward_backward(data(), "cross_entropy")
+                training.optim_step(rekindle.AdamParams(**ADAM))
+                sampler = training.save_weights_and_get_sampling_client().result(WAIT)
+                params = rekindle.SamplingParams(max_tokens=20, stop=())
+                samples = [sampler.sample([5, 6], 2, params) for _ in range(4)]
+                begun.release()
+                losses.append(gradient.result(WAIT).metrics["loss:sum"])
+                assert all(len(sample.result(WAIT).sequences) == 2 for sample in samples)
+        return losses
+
+    return loop
+
+
+def steps(hurt: Event) -> Iterator[int]:
+    """Numbers of steps until the stack is hurt, and a few more."""
+    more = STEPS_AFTER
     for step in range(STEPS):
-        train(training, 1, ADAM)
-        sampler = training.save_weights_and_get_sampling_client().result(WAIT)
-        futures = [
-            sampler.sample(tokens(5, 6), 2, types.SamplingParams(max_tokens=20, stop=[])) for _ in range(4)
-        ]
-        if step == 3:
-            underway.set_result(None)
-        assert all(len(future.result(WAIT).sequences) == 2 for future in futures)
-    return loss(training)
+        yield step
+        more -= hurt.is_set()
+        if not more:
+            return
 
 
 def living(stack: Stack, service: str) -> int:
@@ -58,25 +101,50 @@ def living(stack: Stack, service: str) -> int:
     return stack.wake(service) if row["url"] else int(stack.until(service, "ready"))
 
 
-@pytest.mark.parametrize(
-    "service_name", ["gateway", "sample", "train", "nats", "checkpoint", "dispatcher", "warm"]
-)
-def test_a_loop_goes_on_while_a_process_is_killed(
-    own_stack: Stack, undisturbed: float, service_name: str
-) -> None:
-    underway: Future[None] = Future()
-    with connected(own_stack.url) as service, ThreadPoolExecutor(1) as pool:
-        ending = pool.submit(loop, service, own_stack, underway)
-        underway.result(WAIT * 2)
+def killing(stack: Stack, service: str, loop: Loop) -> list[float]:
+    """The losses of a loop during which a service is killed some times."""
+    begun, hurt = Semaphore(0), Event()
+    with ThreadPoolExecutor(1) as pool:
+        ending = pool.submit(loop, begun, hurt)
         for _ in range(KILLS):
-            pid = living(own_stack, service_name)
+            go_on(begun, ending)
+            pid = living(stack, service)
             assert not ending.done(), "the loop must be long enough to be hurt"
             os.kill(pid, signal.SIGKILL)
-            own_stack.until(service_name, "ready", "zero", other_than=pid)
-        assert ending.result(200) == pytest.approx(undisturbed, rel=1e-3), (
-            "a gradient was lost or applied twice"
-        )
+            stack.until(service, "ready", "zero", other_than=pid)
+        hurt.set()
+        return ending.result(200)
+
+
+def go_on(begun: Semaphore, ending: "Future[list[float]]") -> None:
+    """Wait until the loop begins another step."""
+    while begun.acquire(blocking=False):
+        pass
+    if not begun.acquire(timeout=WAIT):
+        ending.result(0)
+
+
+@pytest.mark.parametrize(
+    "service", ["gateway", "sample", "train", "nats", "checkpoint", "dispatcher", "warm"]
+)
+def test_a_loop_goes_on_while_a_process_is_killed(
+    own_stack: Stack, undisturbed: list[float], service: str
+) -> None:
+    assert_same(killing(own_stack, service, tinker_loop(own_stack)), undisturbed)
     assert psutil.pid_exists(own_stack.pid)
+
+
+def test_a_loop_of_our_own_sdk_notices_nothing_of_a_gateway_that_is_killed(
+    own_stack: Stack, undisturbed: list[float]
+) -> None:
+    assert_same(killing(own_stack, "gateway", rekindle_loop(own_stack)), undisturbed)
+
+
+def assert_same(losses: list[float], undisturbed: list[float]) -> None:
+    assert len(losses) > KILLS
+    assert losses == pytest.approx(undisturbed[: len(losses)], rel=1e-3), (
+        "a gradient was lost or applied twice"
+    )
 
 
 def test_polls_held_by_a_gateway_that_ends_are_told_to_ask_again(own_stack: Stack) -> None:
