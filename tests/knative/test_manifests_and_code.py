@@ -57,11 +57,6 @@ LIBRARIES = {
     "TRITON_CACHE_DIR": "kernels that vLLM compiles",
 }
 """Variables that libraries read, and what they are for."""
-TO_COME = {
-    "REKINDLE_BLOB_CACHE": "BusSettings.blob_cache: folder of local copies of blobs",
-    "REKINDLE_BLOB_CACHE_BYTES": "BusSettings.blob_cache_bytes: size of all of them",
-}
-"""Variables whose fields the code does not have yet, and what they will be."""
 ACTIVATED = ("checkpoint", "data", "reward", "train", "sample")
 SECRET_FILES = {"rekindle-keys": {"keys.json"}}
 OPTIONAL_SECRETS = {"rekindle-hub", "rekindle-graders"}
@@ -129,13 +124,13 @@ def fields(settings: type[BusSettings]) -> set[str]:
 
 @pytest.mark.parametrize(("name", "one"), OURS, ids=[name for name, _ in OURS])
 def test_every_variable_is_one_that_the_code_or_a_library_reads(name: str, one: Manifest) -> None:
-    known = fields(SETTINGS[kind_of(one)]) | LIBRARIES.keys() | TO_COME.keys()
+    known = fields(SETTINGS[kind_of(one)]) | LIBRARIES.keys()
     assert own_variables(one).keys() - known == set()
 
 
 @pytest.mark.parametrize("set_name", ["base", "ha"])
 def test_every_common_variable_is_one_that_some_service_reads(set_name: str) -> None:
-    known = set().union(*map(fields, SETTINGS.values())) | LIBRARIES.keys() | TO_COME.keys()
+    known = set().union(*map(fields, SETTINGS.values())) | LIBRARIES.keys()
     assert common(set_name).keys() - known == set()
 
 
@@ -145,7 +140,7 @@ def test_services_take_what_they_are_told(name: str, one: Manifest, monkeypatch:
     settings = SETTINGS[kind_of(one)]
     for variable in fields(settings) - told.keys():
         monkeypatch.delenv(variable, raising=False)
-    for variable, value in (told | _until_they_are_there(settings)).items():
+    for variable, value in told.items():
         monkeypatch.setenv(variable, value)
     read = settings()  # type: ignore[call-arg]
     assert read.nats_url == secrets()["rekindle-nats"]["NATS_URL"]
@@ -154,13 +149,6 @@ def test_services_take_what_they_are_told(name: str, one: Manifest, monkeypatch:
     if isinstance(read, EdgeSettings) and kind_of(one) != "register":
         assert (read.host, read.port, read.activation) == ("0.0.0.0", 8080, True)
         assert read.keys_file is not None and len(read.system_keys) == 1
-
-
-def _until_they_are_there(settings: type[BusSettings]) -> dict[str, str]:
-    """What settings ask for while they lack a field of TO_COME."""
-    if settings is DispatcherSettings and "platform" not in settings.model_fields:
-        return {"REKINDLE_SERVICES": "[]", "REKINDLE_STATE_FILE": "/nowhere"}
-    return {}
 
 
 def test_a_misspelt_variable_is_noticed() -> None:
