@@ -203,7 +203,7 @@ def main(rounds: int = ROUNDS) -> None:
 def report(found: Found, rounds: int) -> None:
     """Record the table."""
     note = (
-        f"{RUNS} runs at once, max_staleness {STALENESS}; medians of {rounds} rounds, up and down in turns, of the "
+        f"{RUNS} runs at once, max_staleness {STALENESS}; medians of {rounds} round(s), up and down in turns, of the "
         f"same runs. c = {found.stage:.2f} s: a step of all runs together where the grader does not wait; L = "
         f"{found.alone:.2f} s: a step of a run that is alone and does one thing after the other. The busier stage is "
         "never idle only if 4c(1+s) ≥ L+d, else there are at most 4(1+s)/(L+d) steps a second: how near that comes "
