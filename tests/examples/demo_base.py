@@ -22,6 +22,4 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         databases = make_databases(cache / f"databases-{SEED}", SEED)
-        return make_base_model(
-            Recipe(SEED, corpus_size=8_000, steps=250, batch=32), databases, cache
-        ).folder, cache
+        return make_base_model(Recipe(SEED, corpus_size=20_000, steps=250), databases, cache).folder, cache
