@@ -21,7 +21,7 @@ from benchmarks.slow_grader import SlowGrader
 from rekindle.types.rl import Rloo
 from services.data.rl.algorithms import rule_of
 
-GROUPS, GROUP_SIZE = 12, 8
+GROUPS, GROUP_SIZE = 10, 8
 PROMPT_TOKENS, NEW_TOKENS = 96, 32
 RANK, LEARNING_RATE = 8, 1e-6
 BASE, DATASET = "bench", "words"
