@@ -5,7 +5,7 @@ environment holds their digest); two calls at once take turns; on Linux without 
 of PyTorch is taken wherever pip can get one, because the plain build brings gigabytes of CUDA.
 Uses the standard library alone: it runs before anything is installed.
 
-    python tools/install.py VENV {runner,dev,cookbook,vllm}
+    python tools/install.py VENV {runner,pins,dev,cookbook,vllm}
 """
 
 import argparse
@@ -47,6 +47,7 @@ class Bundle:
 
 BUNDLES = {
     "runner": Bundle(("go-task-bin>=3.40",), torch=False),
+    "pins": Bundle(("uv>=0.9",), torch=False),
     "dev": Bundle(("-e", ".[dev]"), torch=True),
     # The last release whose dependencies all resolve; it pins a transformers older than ours.
     "cookbook": Bundle(("tinker-cookbook==0.5.8", "math-verify", "pylatexenc", "sympy"), torch=True),
