@@ -2,7 +2,7 @@
 
 A number that has its command, or its result, is left as it is; so a command may be said again by whoever takes a run
 over. Nothing here waits for results, and nothing is decided: all that an entry carries derives from the run's record
-and from results that never change.
+and from results that never change. Whoever asks for several entries asks for one after the other.
 """
 
 import asyncio
@@ -33,7 +33,6 @@ class TrainingLog:
         self._run = run
         self._prompts = prompts
         self._results = results
-        self._log = asyncio.Lock()  # fair: numbers are taken in the order in which they are asked for
 
     async def create(self, command: Create) -> None:
         """The session, the training run, and its first command. Raises NotFound for a checkpoint that is gone."""
@@ -91,10 +90,9 @@ class TrainingLog:
             for number in (command.seq, command.seq + 1):
                 await self._edge.log.reject(self._tenant, await self._training(), number, NOTHING_TO_LEARN)
             return
-        async with self._log:
-            if not await self._is_taken(command.seq):
-                data = await self._batch(command)
-                await self._append(command.seq, catalog.FORWARD_BACKWARD, data, envelope.PROTOBUF)
+        if not await self._is_taken(command.seq):
+            data = await self._batch(command)
+            await self._append(command.seq, catalog.FORWARD_BACKWARD, data, envelope.PROTOBUF)
         await self._submit(command.seq + 1, catalog.OPTIM_STEP, self._optim_step(command))
 
     async def _batch(self, command: Train) -> bytes:
@@ -117,9 +115,8 @@ class TrainingLog:
         return request.model_dump_json().encode()
 
     async def _submit(self, number: int, type_: str, data: bytes) -> None:
-        async with self._log:
-            if not await self._is_taken(number):
-                await self._append(number, type_, data)
+        if not await self._is_taken(number):
+            await self._append(number, type_, data)
 
     async def _append(self, number: int, type_: str, data: bytes, content_type: str = envelope.JSON) -> None:
         await self._edge.log.submit(self._tenant, await self._training(), number, type_, data, content_type)
