@@ -14,7 +14,7 @@ from events import catalog, envelope, names
 from events.bus import Bus, Stored
 from events.failure import Conflict, NotFound
 from events.records import EVERYONE, LoraShape, ModelRecord, PublishedRecord, Records, RunRecord
-from rekindle.types import TinkerPath
+from rekindle.types import InvalidField, TinkerPath
 from rekindle.types.paths import Kind
 
 
@@ -85,14 +85,22 @@ class Checkpoints:
         return tenant
 
     async def publish(self, tenant: str, entry: CheckpointEntry) -> None:
-        """Let all tenants read a checkpoint. Raises NotFound."""
-        await self._records.replace(EVERYONE, entry.path, PublishedRecord(tenant=tenant))
+        """Let all tenants read a checkpoint. Raises NotFound, InvalidField for a path that is another's already."""
+        mine = PublishedRecord(tenant=tenant)
+        if await self._records.change(PublishedRecord, EVERYONE, entry.path, lambda old: old or mine) != mine:
+            raise InvalidField("path", f"{entry.path} is published by somebody else")
         await self.change(tenant, entry, public=True)
 
     async def withdraw(self, tenant: str, entry: CheckpointEntry) -> None:
         """Let nobody else read it any more. Raises NotFound."""
         await self.change(tenant, entry, public=False)
-        await self._records.delete(PublishedRecord, EVERYONE, entry.path)
+        await self._unlist(tenant, entry)
+
+    async def _unlist(self, tenant: str, entry: CheckpointEntry) -> None:
+        """Nobody else finds it any more; what another has published under its path stays."""
+        with contextlib.suppress(NotFound):
+            if (await self._records.get(PublishedRecord, EVERYONE, entry.path)).tenant == tenant:
+                await self._records.delete(PublishedRecord, EVERYONE, entry.path)
 
     async def latest(self, tenant: str, run: RunRecord, kind: Kind, name: str) -> CheckpointEntry | None:
         """The newest entry under a name, dead or alive."""
@@ -134,7 +142,7 @@ class Checkpoints:
                 event = entry_event(tenant, "checkpoint", changed)
                 await self._bus.append(subject, event, expect_last=stored.sequence)
                 if changed.deleted and changed.public:
-                    await self._records.delete(PublishedRecord, EVERYONE, changed.path)
+                    await self._unlist(tenant, changed)
                 return changed
 
     async def plan_expiry(self, tenant: str, entry: CheckpointEntry) -> None:
@@ -161,7 +169,7 @@ class Checkpoints:
             with contextlib.suppress(Conflict):
                 await self._bus.append(subject, event, expect_last=stored.sequence)
                 if standing.public:
-                    await self._records.delete(PublishedRecord, EVERYONE, standing.path)
+                    await self._unlist(tenant, standing)
                 return standing.blob
         return None
 

@@ -220,7 +220,7 @@ async def derive(
     derivation = (await read(request, DeriveRequest)).root
     source = (await Datasets(edge.records).version(tenant, name, version)).about
     command = commands.DeriveCommand(name=name, version=source.version, derivation=derivation)
-    event = commands.make(catalog.DERIVE, tenant, commands.new_owner(key), 1, name, command)
+    event = commands.make(catalog.DERIVE, tenant, commands.new_owner(tenant, key), 1, name, command)
     return await commands.submit(edge, tenant, event)
 
 
@@ -232,5 +232,7 @@ async def export_rollouts(
     wanted = await read(request, ExportRolloutsRequest)
     await living_run(edge, tenant, run_id)
     command = commands.GatherCommand(name=wanted.name, run_id=run_id)
-    event = commands.make(catalog.GATHER_ROLLOUTS, tenant, commands.new_owner(key), 1, wanted.name, command)
+    event = commands.make(
+        catalog.GATHER_ROLLOUTS, tenant, commands.new_owner(tenant, key), 1, wanted.name, command
+    )
     return await commands.submit(edge, tenant, event)

@@ -53,11 +53,11 @@ def upload_id(tenant: str, wanted: CreateDatasetRequest) -> str:
     return hashlib.sha256("\0".join(map(str, fields)).encode()).hexdigest()[:32]
 
 
-def new_owner(key: str | None) -> str:
-    """Of a request with an idempotency key the same every time; without one, of its own."""
+def new_owner(tenant: str, key: str | None) -> str:
+    """Of a request with an idempotency key the tenant's same every time; without one, of its own."""
     if key is None:
         return names.data_id(uuid.uuid4().hex)
-    return names.data_id(hashlib.sha256(f"request\0{key}".encode()).hexdigest()[:32])
+    return names.data_id(hashlib.sha256(f"request\0{tenant}\0{key}".encode()).hexdigest()[:32])
 
 
 def blob_owner(blob: str) -> str:

@@ -67,8 +67,11 @@ class House:
         self.edge: Edge = app.state.edge
         self.session, self.run_id, self.sampler = "s1", "s1:train:0", "s1:sample:0"
 
-    async def ask(self, method: str, path: str, key: str | None, **options: Any) -> httpx.Response:
-        headers = {"host": "rekindle.example"} | ({} if key is None else {"x-api-key": key})
+    async def ask(
+        self, method: str, path: str, key: str | None, more: dict[str, str] | None = None, **options: Any
+    ) -> httpx.Response:
+        """more: headers."""
+        headers = {"host": "rekindle.example"} | ({} if key is None else {"x-api-key": key}) | (more or {})
         return await self.http.request(method, path, headers=headers, **options)
 
     async def furnish(self) -> CheckpointEntry:

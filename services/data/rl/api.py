@@ -33,7 +33,9 @@ async def start(request: Request, edge: EdgeDep, tenant: TenantDep, key: Idempot
     """Start a run. With a key that was used before it is the run that was started then."""
     value = await read_json(request)
     spec = await anyio.to_thread.run_sync(RlRunSpec.of, value)  # it may hold patterns that take a while
-    digits = uuid.uuid4().hex if key is None else hashlib.sha256(f"rl\0{key}".encode()).hexdigest()
+    # the tenant's own: whoever knows the key of another must not come by a run, and paths, of the same name
+    named = uuid.uuid4().hex if key is None else f"{tenant}\0{key}"
+    digits = hashlib.sha256(f"rl\0{named}".encode()).hexdigest()
     run = await create(edge, tenant, names.rl_id(digits[:ID_DIGITS]), spec)
     return (await info_of(edge, tenant, run)).model_dump(mode="json")
 

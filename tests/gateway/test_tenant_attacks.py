@@ -1,0 +1,124 @@
+"""What one tenant tries against another, and around its quotas."""
+
+from pathlib import Path
+from typing import Any
+
+from events import names
+from events.checkpoints import entry_event
+from events.records import DatasetRecord, RunRecord, StoredVersion
+from events.sampling import SampleCommand
+from rekindle.types import TinkerPath
+from rekindle.types.datasets import DatasetVersion
+from services.sample.worker import weights_of
+from tests.events.nats_process import NatsProcess
+from tests.gateway import test_tenants
+from tests.gateway.test_tenants import ANNE, BASE, BERT, WHEN, House, house
+
+nats, keys_file = test_tenants.nats, test_tenants.keys_file
+
+SPEC: dict[str, Any] = {
+    "base_model": BASE,
+    "dataset": {"name": "sums"},
+    "prompt": "{question}",
+    "grader": {"type": "numeric", "params": {"column": "answer"}},
+    "steps": 1,
+    "sampling": {"max_tokens": 2},
+}
+
+
+async def give_rows(home: House, *tenants: str, size: int = 60) -> None:
+    """A dataset of one version to each."""
+    for tenant in tenants:
+        about = DatasetVersion.model_validate(
+            {
+                "name": "sums",
+                "version": 1,
+                "sha256": "0" * 64,
+                "rows": 4,
+                "bytes": size,
+                "columns": [
+                    {"name": "question", "type": "string", "nulls": 0},
+                    {"name": "answer", "type": "int", "nulls": 0},
+                ],
+                "created": WHEN,
+                "how": {"op": "upload"},
+            }
+        )
+        version = StoredVersion(about=about, blob=f"{names.token(tenant)}/datasets/x", made_by="data:0:1")
+        await home.edge.records.replace(
+            tenant, "sums", DatasetRecord(name="sums", versions=(version,), last=1)
+        )
+
+
+async def test_what_two_tenants_name_alike_has_ids_of_its_own(
+    nats: NatsProcess, tmp_path: Path, keys_file: Path
+) -> None:
+    async with house(nats, tmp_path, keys_file=keys_file) as home:
+        await home.furnish()
+        await give_rows(home, "anne", "bert")
+        same = {"x-idempotency-key": "nightly"}
+
+        async def ids(key: str) -> tuple[str, str]:
+            run = await home.ask("POST", "/api/v1/rl_runs", key, json=SPEC, more=same)
+            made = await home.ask(
+                "POST", "/api/v1/datasets/sums/versions/1/derive", key, json={"op": "dedupe"}, more=same
+            )
+            assert (run.status_code, made.status_code) == (200, 200), (run.text, made.text)
+            return run.json()["id"], made.json()["request_id"]
+
+        hers, his = await ids(ANNE), await ids(BERT)
+        assert await ids(ANNE) == hers, "asked again, they are the same"
+        assert not set(hers) & set(his), "files, weights and published paths go by these ids"
+
+
+async def test_nobody_puts_his_weights_in_the_place_of_anothers(
+    nats: NatsProcess, tmp_path: Path, keys_file: Path
+) -> None:
+    async with house(nats, tmp_path, keys_file=keys_file) as home:
+        entry = await home.furnish()
+        records = home.edge.records
+        run = await records.get(RunRecord, "anne", home.run_id)
+        await records.create("bert", home.run_id, run)  # a run of his by the name of hers
+        subject = names.checkpoint_subject(BASE, "bert", home.run_id, entry.kind, entry.name)
+        await home.edge.bus.append(subject, entry_event("bert", "train", entry))
+        place = f"/api/v1/training_runs/{home.run_id}/checkpoints/{entry.kind}/{entry.name}"
+
+        async def owner() -> str:
+            return await home.edge.checkpoints.owner("carl", TinkerPath.parse(entry.path))
+
+        assert (await home.ask("POST", f"{place}/publish", ANNE)).status_code == 204
+        assert await owner() == "anne"
+        assert (await home.ask("POST", f"{place}/publish", BERT)).status_code == 400
+        assert await owner() == "anne", "whoever was first stays the owner"
+        assert (await home.ask("DELETE", f"{place}/publish", BERT)).status_code == 204
+        assert (await home.ask("DELETE", place, BERT)).status_code == 204
+        assert await owner() == "anne", "what he withdraws or deletes is his"
+        assert (await home.ask("POST", f"{place}/publish", ANNE)).status_code == 204, "said again"
+        assert (await home.ask("DELETE", f"{place}/publish", ANNE)).status_code == 204
+        assert await owner() == "carl"
+
+
+def test_weights_in_memory_are_of_one_tenant_whatever_their_path() -> None:
+    def command(tenant: str) -> SampleCommand:
+        return SampleCommand.model_validate(
+            {
+                "tenant": tenant,
+                "sampler_id": "s1:sample:0",
+                "base": BASE,
+                "run_id": "s1:train:0",
+                "number": 0,
+                "version": "tinker://s1:train:0/sampler_weights/final@3",
+                "blob": names.checkpoint_key(BASE, tenant, "s1:train:0", "sampler_weights", "final@3", 1),
+                "seed": 0,
+                "request": {
+                    "sampling_session_id": "s1:sample:0",
+                    "seq_id": 0,
+                    "prompt": {"chunks": []},
+                    "sampling_params": {},
+                },
+            }
+        )
+
+    hers, his = weights_of(command("anne")), weights_of(command("bert"))
+    assert hers != his and hers == weights_of(command("anne"))
+    assert "anne" not in hers, "who samples from what she has published may read it in an error"
