@@ -231,7 +231,8 @@ def _unwanted(turn: Turn) -> tuple[tuple[int, ...], tuple[int, ...]]:
     state, keep = turn.state, turn.spec.checkpoints
     saved = state.saved[: -keep.keep] if keep is not None else ()
     kept = set(state.saved) - set(saved) | {one.version for one in state.saving} | {state.newest}
-    used = {group.version for batch in state.batches for group in batch.groups if group.stage == "sampling"}
+    # until a batch is trained its rollouts may expire, and have to be drawn again as they were
+    used = {group.version for batch in state.batches if not batch.trained for group in batch.groups}
     used |= {one.version for one in state.evaluating}
     used |= {batch.number for batch in state.batches}  # they may have to be compared with the trainer's
     used |= set() if state.probing is None else {state.probing.train.step}

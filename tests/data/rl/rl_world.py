@@ -110,6 +110,8 @@ class World:
         for command in flying(self.spec, state):
             assert not (isinstance(command, m.Sample | m.Evaluate) and command.version in self.dropped)
             assert not (isinstance(command, m.Probe) and command.train.step in self.dropped)
+            if isinstance(command, m.Train):  # its rollouts may have to be drawn again
+                assert not self.dropped & {score.sample.version for score in command.groups}
 
     def waiting(self) -> list[m.Command]:
         """Commands that can be answered now; those of a paused run go on, too."""
