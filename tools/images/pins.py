@@ -13,16 +13,21 @@ from pathlib import Path
 from tools.images.catalog import IMAGES, PINS, PYTHON, ROOT, TORCH_CPU, TORCH_CUDA
 from tools.install import CPU_INDEX
 
+PLATFORM = "x86_64-manylinux_2_36"
+"""Debian 12's C library, which is that of the base."""
 OF_TORCH = re.compile(r"(torch|triton|nvidia-.+|cuda-.+)==")
 
 
 def resolve(extra: str) -> list[str]:
-    """The newest versions that fit, `name==version` each, of all that the extra needs on Linux."""
+    """The newest versions that fit, `name==version` each, of all that the extra needs.
+
+    Of those that have wheels: there is no compiler where they are installed.
+    """
     uv = str(Path(sys.executable).with_name("uv"))
     command = [uv, "pip", "compile", "pyproject.toml", f"--extra={extra}", "--quiet"]
-    options = ["--no-header", "--no-annotate", "--no-emit-package=rekindle", "--python-platform=linux"]
+    options = ["--no-header", "--no-annotate", "--no-emit-package=rekindle", "--only-binary=:all:"]
     done = subprocess.run(
-        [*command, *options, f"--python-version={PYTHON}"],
+        [*command, *options, f"--python-platform={PLATFORM}", f"--python-version={PYTHON}"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
