@@ -21,6 +21,11 @@ def test_grpo_has_no_advantage_where_all_are_alike():
     assert rule_of(Grpo()).advantages([0.1] * 3) == [0.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("scale", [1e-323, 1e-200, 1e200])
+def test_grpo_does_not_depend_on_the_size_of_rewards(scale: float):
+    assert rule_of(Grpo()).advantages([0.0, 0.0, scale, scale]) == pytest.approx([-1, -1, 1, 1])
+
+
 def test_grpo_averages_over_tokens_then_rollouts_then_groups():
     weights = rule_of(Grpo()).weights(LENGTHS, 10)
     assert weights[0] == pytest.approx([1 / 8, 1 / 16])

@@ -9,6 +9,7 @@ KL to the base is a penalty inside the advantages, see `kl`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import hypot, sqrt
 
 from rekindle.types.rl import Grpo
 from services.data.rl.algorithms.rule import Loss, Rule, clipped, mean_of
@@ -22,11 +23,14 @@ class GrpoRule(Rule):
         return clipped(self.spec.clip_low, self.spec.clip_high)
 
     def advantages(self, rewards_G: Sequence[float], baseline: float | None = None) -> list[float]:
-        if len(set(rewards_G)) == 1:
-            return [0.0] * len(rewards_G)
         mean = mean_of(rewards_G)
-        std = mean_of([(reward - mean) ** 2 for reward in rewards_G]) ** 0.5
-        return [(reward - mean) / std for reward in rewards_G]
+        deviations_G = [reward - mean for reward in rewards_G]
+        std = hypot(*deviations_G) / sqrt(
+            len(rewards_G)
+        )  # a square alone may be too small, or too large, for a float
+        if len(set(rewards_G)) == 1 or std == 0:
+            return [0.0] * len(rewards_G)
+        return [deviation / std for deviation in deviations_G]
 
     def weights(self, lengths_NG: Sequence[Sequence[int]], max_tokens: int) -> list[list[float]]:
         """A mean over tokens, then over rollouts, then over groups: 1 / (N·G·|o_i|)."""
