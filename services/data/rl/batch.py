@@ -68,16 +68,23 @@ class Batch:
 
 
 def make_batch(
-    spec: RlRunSpec, groups_N: Sequence[Group], prompts_N: Sequence[Sequence[int]], baseline: float | None
+    spec: RlRunSpec,
+    groups_N: Sequence[Group],
+    prompts_N: Sequence[Sequence[int]],
+    baseline: float | None,
+    uniform: int = 0,
 ) -> Batch:
-    """The batch of these groups; rollouts without a reward are left out before anything is reckoned."""
+    """The batch of these groups; rollouts without a reward are left out before anything is reckoned.
+
+    uniform: groups beside them that teach nothing, and count in a mean over groups.
+    """
     rule = rule_of(spec.algorithm)
     kept_N = [_scored(group) for group in groups_N]
     lengths_NG = [
         [len(group.sequences[index].tokens) for index in kept]
         for group, kept in zip(groups_N, kept_N, strict=True)
     ]
-    weights_NG = rule.weights(lengths_NG, spec.sampling.max_tokens)
+    weights_NG = rule.weights(lengths_NG, spec.sampling.max_tokens, uniform)
     rollouts: list[Rollout] = []
     for group, prompt_P, kept, weights_G in zip(groups_N, prompts_N, kept_N, weights_NG, strict=True):
         rewards_G = [_reward(group, index) for index in kept]

@@ -2,9 +2,9 @@
 
 from rekindle.types.rl import RlRunSpec
 from services.data.rl import messages as m
-from services.data.rl.algorithms import Rule, rule_of, uniform_teaches
+from services.data.rl.algorithms import rule_of, uniform_teaches
 from services.data.rl.schedule import learning_rate
-from services.data.rl.state import Batch, Evaluating, Group, Saving, State, Tally
+from services.data.rl.state import Batch, Evaluating, Group, Saving, State
 from services.data.rl.turn import Turn, in_order, planned_steps
 
 MAX_EVALUATING = 4
@@ -197,7 +197,7 @@ def _report(turn: Turn) -> None:
             train=taught,
             groups=tuple(batch.score(place) for place, group in enumerate(batch.groups) if group.tally),
             dropped=few,
-            uniform=len(tallies) - few - len(taught.groups),
+            uniform=taught.uniform,
             overdue=len(batch.groups) - len(tallies),
             refilled=batch.refilled,
             refilled_rewards=batch.refilled_rewards,
@@ -256,24 +256,20 @@ def _close(turn: Turn) -> None:
         turn.halt("completed", turn.state.stop)
 
 
-def _teaches(spec: RlRunSpec, rule: Rule, tally: Tally | None) -> bool:
-    """Whether training on the group changes anything."""
-    if tally is None or tally.count < rule.least:
-        return False
-    return not tally.uniform or uniform_teaches(spec)
-
-
 def _train_command(spec: RlRunSpec, state: State, batch: Batch) -> m.Train:
     assert batch.seq is not None, "a batch is trained once it is submitted"
     rule = rule_of(spec.algorithm)
+    scored = [
+        (place, group.tally)
+        for place, group in enumerate(batch.groups)
+        if group.tally is not None and group.tally.count >= rule.least
+    ]
+    taught = [place for place, tally in scored if not tally.uniform or uniform_teaches(spec)]
     return m.Train(
         step=batch.number,
         seq=batch.seq,
-        groups=tuple(
-            batch.score(place)
-            for place, group in enumerate(batch.groups)
-            if _teaches(spec, rule, group.tally)
-        ),
+        groups=tuple(map(batch.score, taught)),
+        uniform=len(scored) - len(taught),
         learning_rate=learning_rate(spec.optimizer, batch.number, planned_steps(spec, state.total)),
         baseline=batch.baseline,
     )

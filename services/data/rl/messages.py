@@ -260,6 +260,8 @@ class Train(Word):
     groups: tuple[Score, ...]
     """Whose rollouts and rewards it learns from, by place. Empty: no gradient; both numbers must be taken all the same,
     by entries that leave the weights as they are."""
+    uniform: int = 0
+    """Groups that are left out because all their rewards are the same; a mean over groups counts them."""
     learning_rate: float
     baseline: float | None = None
     """What is subtracted from rewards, where the algorithm keeps a running mean; None: it keeps none."""

@@ -53,7 +53,9 @@ class Prober:
         """As it was trained."""
         groups = [await self._results.group(score) for score in train.groups]
         prompts = [(await self._prompts.of(score.sample)).tokens for score in train.groups]
-        return await anyio.to_thread.run_sync(make_batch, self._run.spec, groups, prompts, train.baseline)
+        return await anyio.to_thread.run_sync(
+            make_batch, self._run.spec, groups, prompts, train.baseline, train.uniform
+        )
 
     async def _read(self, command: Probe, batch: Batch, index: int) -> np.ndarray:
         rollout = batch.rollouts[index]

@@ -100,7 +100,7 @@ class TrainingLog:
         prompts = [(await self._prompts.of(score.sample)).tokens for score in command.groups]
 
         def encoded() -> bytes:
-            batch = make_batch(self._run.spec, groups, prompts, command.baseline)
+            batch = make_batch(self._run.spec, groups, prompts, command.baseline, command.uniform)
             return encode_forward_backward(batch.request(self._run.training_run, command.seq))
 
         return await anyio.to_thread.run_sync(encoded)

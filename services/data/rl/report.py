@@ -105,7 +105,7 @@ class Reporter:
             return None
         prompts = [(await self._prompts.of(score.sample)).tokens for score in train.groups]
         chosen = [known[score.id] for score in train.groups]
-        return make_batch(self._run.spec, chosen, prompts, train.baseline)
+        return make_batch(self._run.spec, chosen, prompts, train.baseline, train.uniform)
 
     async def _passed(self, train: Train) -> ForwardBackwardOutput | None:
         try:

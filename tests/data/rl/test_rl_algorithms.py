@@ -60,10 +60,18 @@ def test_reinforce_compares_with_the_mean_of_the_past():
     assert rule.least == 1 and rule.uniform_teaches
 
 
+@pytest.mark.parametrize("algorithm", [Grpo(), DrGrpo(), Rloo()], ids=lambda algorithm: algorithm.type)
+def test_groups_that_teach_nothing_count_in_a_mean_over_groups(algorithm: Algorithm):
+    alone, beside = (rule_of(algorithm).weights(LENGTHS, 10, uniform) for uniform in (0, 6))
+    # two groups of eight instead of two of two
+    for weights_G, alone_G in zip(beside, alone, strict=True):
+        assert weights_G == pytest.approx([weight / 4 for weight in alone_G])
+
+
 def test_dapo_weighs_every_token_of_the_batch_the_same():
     rule = rule_of(Dapo())
     assert rule.advantages([0.0, 1.0]) == [-1.0, 1.0]
-    assert rule.weights(LENGTHS, 10) == [[1 / 10] * 2, [1 / 10] * 3]
+    assert rule.weights(LENGTHS, 10) == rule.weights(LENGTHS, 10, 6) == [[1 / 10] * 2, [1 / 10] * 3]
     assert rule.refills == 3 and rule_of(Dapo(refills=5)).refills == 5
 
 

@@ -74,6 +74,11 @@ def test_a_rollout_without_a_reward_is_left_out_before_anything_is_reckoned():
     assert [one.weight for one in batch.rollouts] == [0.5, 0.5]
 
 
+def test_a_group_left_out_because_it_teaches_nothing_makes_the_step_smaller():
+    batch = make_batch(spec(), [group(0, [1.0, 0.0])], [[1]], None, uniform=3)
+    assert [one.weight for one in batch.rollouts] == [1 / 8, 1 / 8]
+
+
 def test_leaving_the_base_model_is_taken_off_the_advantage():
     batch = make_batch(spec(kl={"coefficient": 0.1}), [group(0, [1.0, 0.0], base=True)], [[1]], None)
     # log pi - log base is 0.5 at the first token and 0 at the second

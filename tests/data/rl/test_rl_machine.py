@@ -203,6 +203,7 @@ def test_groups_that_teach_nothing_are_not_trained_and_are_counted():
     run.sampled_and_scored(0, 1, 1.0, None, None)
     run.sampled_and_scored(0, 2, 1.0, 0.0, None)
     assert [one.group for one in run.command("train-0").groups] == [2]
+    assert run.command("train-0").uniform == 1
     run.hear(m.Trained(step=0), m.Published(version=1))
     report = run.command("report-0")
     assert (report.uniform, report.dropped, [one.group for one in report.groups]) == (1, 1, [0, 1, 2])

@@ -31,7 +31,9 @@ class DapoRule(Rule):
     def advantages(self, rewards_G: Sequence[float], baseline: float | None = None) -> list[float]:
         return GrpoRule(Grpo()).advantages(rewards_G)
 
-    def weights(self, lengths_NG: Sequence[Sequence[int]], max_tokens: int) -> list[list[float]]:
-        """1 / (tokens of the batch)."""
+    def weights(
+        self, lengths_NG: Sequence[Sequence[int]], max_tokens: int, uniform: int = 0
+    ) -> list[list[float]]:
+        """1 / (tokens of the batch); a group that teaches nothing is no part of it."""
         tokens = sum(map(sum, lengths_NG))
         return [[1 / tokens] * len(lengths_G) for lengths_G in lengths_NG]

@@ -25,6 +25,9 @@ class DrGrpoRule(Rule):
         mean = mean_of(rewards_G)
         return [reward - mean for reward in rewards_G]
 
-    def weights(self, lengths_NG: Sequence[Sequence[int]], max_tokens: int) -> list[list[float]]:
+    def weights(
+        self, lengths_NG: Sequence[Sequence[int]], max_tokens: int, uniform: int = 0
+    ) -> list[list[float]]:
         """1 / (N·G·L)."""
-        return [[weight / max_tokens for weight in weights_G] for weights_G in mean_over_rollouts(lengths_NG)]
+        mean_NG = mean_over_rollouts(lengths_NG, uniform)
+        return [[weight / max_tokens for weight in weights_G] for weights_G in mean_NG]

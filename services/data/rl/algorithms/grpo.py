@@ -32,7 +32,9 @@ class GrpoRule(Rule):
             return [0.0] * len(rewards_G)
         return [deviation / std for deviation in deviations_G]
 
-    def weights(self, lengths_NG: Sequence[Sequence[int]], max_tokens: int) -> list[list[float]]:
+    def weights(
+        self, lengths_NG: Sequence[Sequence[int]], max_tokens: int, uniform: int = 0
+    ) -> list[list[float]]:
         """A mean over tokens, then over rollouts, then over groups: 1 / (N·G·|o_i|)."""
-        groups = len(lengths_NG)
+        groups = len(lengths_NG) + uniform
         return [[1 / (groups * len(lengths_G) * length) for length in lengths_G] for lengths_G in lengths_NG]

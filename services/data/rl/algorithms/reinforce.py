@@ -29,9 +29,11 @@ class ReinforceRule(Rule):
         assert baseline is not None, "the baseline of a batch is known before its advantages"
         return [reward - baseline for reward in rewards_G]
 
-    def weights(self, lengths_NG: Sequence[Sequence[int]], max_tokens: int) -> list[list[float]]:
+    def weights(
+        self, lengths_NG: Sequence[Sequence[int]], max_tokens: int, uniform: int = 0
+    ) -> list[list[float]]:
         """1 / (N·G)."""
-        return mean_over_rollouts(lengths_NG)
+        return mean_over_rollouts(lengths_NG, uniform)
 
     def next_baseline(self, baseline: float | None, mean: float) -> float | None:
         return mean if baseline is None else self.spec.decay * baseline + (1 - self.spec.decay) * mean

@@ -26,6 +26,8 @@ class RlooRule(Rule):
         total, others = sum(rewards_G), len(rewards_G) - 1
         return [reward - (total - reward) / others for reward in rewards_G]
 
-    def weights(self, lengths_NG: Sequence[Sequence[int]], max_tokens: int) -> list[list[float]]:
+    def weights(
+        self, lengths_NG: Sequence[Sequence[int]], max_tokens: int, uniform: int = 0
+    ) -> list[list[float]]:
         """1 / (N·G)."""
-        return mean_over_rollouts(lengths_NG)
+        return mean_over_rollouts(lengths_NG, uniform)

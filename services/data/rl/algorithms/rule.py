@@ -3,7 +3,10 @@
 The trainer sums over tokens and never divides, so the mean that an algorithm prescribes is in the weights: the
 advantage that a token is trained with is its rollout's advantage times its rollout's weight.
 
-Axes: N groups of a batch, G rollouts of a group that have a reward.
+A mean over groups is over all of a batch that have rewards enough, whether or not they teach anything: one whose
+rewards are all the same has a gradient of zero, so it need not be trained, but it counts.
+
+Axes: N groups that are trained, G rollouts of a group that have a reward.
 """
 
 from abc import ABC, abstractmethod
@@ -46,11 +49,13 @@ class Rule(ABC):
         """G advantages. `baseline` is that of `next_baseline`, for algorithms that keep one."""
 
     @abstractmethod
-    def weights(self, lengths_NG: Sequence[Sequence[int]], max_tokens: int) -> list[list[float]]:
+    def weights(
+        self, lengths_NG: Sequence[Sequence[int]], max_tokens: int, uniform: int = 0
+    ) -> list[list[float]]:
         """The weight of each token of each rollout, by group.
 
         `lengths_NG` are the tokens of the completions (at least 1) of the groups that are trained, `max_tokens` the
-        most that one may have.
+        most that one may have, `uniform` the groups beside them that teach nothing.
         """
 
     def next_baseline(self, baseline: float | None, mean: float) -> float | None:
@@ -62,6 +67,7 @@ def mean_of(rewards_G: Sequence[float]) -> float:
     return sum(rewards_G) / len(rewards_G)
 
 
-def mean_over_rollouts(lengths_NG: Sequence[Sequence[int]]) -> list[list[float]]:
+def mean_over_rollouts(lengths_NG: Sequence[Sequence[int]], uniform: int) -> list[list[float]]:
     """Every rollout's tokens are summed, and that averaged over its group and over groups: 1 / (N·G)."""
-    return [[1 / (len(lengths_NG) * len(lengths_G))] * len(lengths_G) for lengths_G in lengths_NG]
+    groups = len(lengths_NG) + uniform
+    return [[1 / (groups * len(lengths_G))] * len(lengths_G) for lengths_G in lengths_NG]
