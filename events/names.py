@@ -100,6 +100,9 @@ def data_subject(tenant: str, owner: str, seq: int) -> str:
     return f"data.{token(tenant)}.{id_token(owner)}.{seq}"
 
 
+DATA_FILTER = "data.>"
+
+
 def drives_rl_run(subject: str) -> bool:
     """Whether the command of the data service on a subject, announced or not, is about an RL run."""
     return subject.rpartition(".")[0].rpartition(".")[2].startswith("rl-")
@@ -108,6 +111,11 @@ def drives_rl_run(subject: str) -> bool:
 def rl_subject(tenant: str, rl_run: str, *parts: str | int) -> str:
     """`rl.<tenant>.<run>.<parts>`; parts: `state` | `control` | `metric`, n | `*`, `>`."""
     return ".".join([f"rl.{token(tenant)}.{id_token(rl_run)}", *map(str, parts)])
+
+
+def rl_states(tenant: str) -> str:
+    """The states of all RL runs of a tenant."""
+    return f"rl.{token(tenant)}.*.state"
 
 
 def manifest_subject(queue: str, tenant: str, request: str) -> str:

@@ -39,9 +39,9 @@ class Quota(BaseModel):
     rl_runs: int | None = Field(default=None, ge=0)
     """Server-side runs that are not over."""
     queued: int | None = Field(default=None, ge=1)
-    """Commands that wait or run in one queue: of sampling, scoring, data, or one training run's."""
+    """Commands that wait or run in one queue: of one base model's samples, of scoring, of data."""
     dataset_bytes: int | None = Field(default=None, ge=0)
-    """Of all dataset versions."""
+    """Of all dataset versions, and of files that are being sent."""
     checkpoint_bytes: int | None = Field(default=None, ge=0)
     """Of all named checkpoints."""
 

@@ -5,15 +5,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import anyio.to_thread
+from cloudevents.core.v1.event import CloudEvent
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 
 from events import catalog, names
-from events.commands import living_run
+from events.commands import admit_queued, living_run
 from events.edge import Edge, EdgeDep, TenantDep, failed, read
 from events.failure import BusUnavailable, NotFound
 from events.records import DatasetRecord, UploadRecord
-from events.streams import RESULTS
+from events.streams import DATA, RESULTS
 from rekindle.types import InvalidField
 from rekindle.types.datasets import CreateDatasetRequest, DeriveRequest, ExportRolloutsRequest, Upload
 from services.data import commands
@@ -41,21 +42,33 @@ async def create(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
         created=datetime.now(UTC),
         **wanted.model_dump(),
     )
-    await _admit_bytes(edge, tenant, wanted.size_bytes)
+    await _admit_bytes(edge, tenant, wanted.size_bytes, id)
     await _expire_later(edge, tenant, fresh)
     record = await edge.records.change(UploadRecord, tenant, id, lambda old: old or fresh)
     await _check_not_ended(edge, tenant, record)
     return await _state(edge, tenant, record)
 
 
-async def _admit_bytes(edge: Edge, tenant: str, size: int) -> None:
-    """Raises QuotaExceeded for a file that the tenant's datasets leave no room for."""
+async def _admit_bytes(edge: Edge, tenant: str, size: int, upload_id: str | None = None) -> None:
+    """Raises QuotaExceeded for what the tenant's datasets, and files on their way, leave no room for."""
 
     async def held() -> int:
         datasets = await edge.records.all(DatasetRecord, tenant)
-        return sum(version.about.bytes for dataset in datasets for version in dataset.versions)
+        uploads = await edge.records.all(UploadRecord, tenant)
+        coming = sum(one.size_bytes for one in uploads if one.upload_id != upload_id)
+        return coming + sum(version.about.bytes for dataset in datasets for version in dataset.versions)
 
     await edge.quotas.admit(tenant, "dataset_bytes", held, size)
+
+
+async def _submit(edge: Edge, tenant: str, event: CloudEvent, size: int) -> Answer:
+    """Queue a request to make versions of about that size. Raises QuotaExceeded, but not for one that was admitted."""
+    owner, number = names.split_future_id(event.get_id())
+    queued = await edge.bus.first(DATA, names.data_subject(tenant, owner, number))
+    if queued is None and not await _last_attempt(edge, tenant, owner):
+        await admit_queued(edge, tenant, DATA, names.DATA_FILTER)
+        await _admit_bytes(edge, tenant, size)
+    return await commands.submit(edge, tenant, event)
 
 
 async def _check_not_ended(edge: Edge, tenant: str, record: UploadRecord) -> None:
@@ -93,8 +106,8 @@ async def put_part(
             raise InvalidField("X-Part-SHA256", f"announced {x_part_sha256}, the part's is {found}")
     if not record.attempt:
         await _expire_later(edge, tenant, record)
-        await edge.blobs.put(f"{names.upload_key(tenant, upload_id)}/{number}", data)
-        await _still_wanted(edge, tenant, upload_id)
+        await edge.blobs.put(f"{names.upload_key(tenant, record.upload_id)}/{number}", data)
+        await _still_wanted(edge, tenant, record.upload_id)
     return {"part": number, "bytes": len(data)}
 
 
@@ -146,6 +159,7 @@ async def complete(upload_id: str, edge: EdgeDep, tenant: TenantDep) -> Answer:
             return commands.future(names.future_id(owner, last))
         raise
     if not record.attempt:
+        await admit_queued(edge, tenant, DATA, names.DATA_FILTER)
         await _check_whole(edge, tenant, record)
         last = await _last_attempt(edge, tenant, owner)
         record = await edge.records.change(
@@ -181,7 +195,7 @@ async def drop(upload_id: str, edge: EdgeDep, tenant: TenantDep) -> Response:
     if record.attempt:
         raise InvalidField("upload_id", "a version is being made of it already")
     await edge.records.delete(UploadRecord, tenant, upload_id)
-    await edge.blobs.delete(names.upload_key(tenant, upload_id))
+    await edge.blobs.delete(names.upload_key(tenant, record.upload_id))
     return Response(status_code=204)
 
 
@@ -221,7 +235,7 @@ async def derive(
     source = (await Datasets(edge.records).version(tenant, name, version)).about
     command = commands.DeriveCommand(name=name, version=source.version, derivation=derivation)
     event = commands.make(catalog.DERIVE, tenant, commands.new_owner(tenant, key), 1, name, command)
-    return await commands.submit(edge, tenant, event)
+    return await _submit(edge, tenant, event, source.bytes)
 
 
 @router.post("/training_runs/{run_id}/rollouts")
@@ -235,4 +249,4 @@ async def export_rollouts(
     event = commands.make(
         catalog.GATHER_ROLLOUTS, tenant, commands.new_owner(tenant, key), 1, wanted.name, command
     )
-    return await commands.submit(edge, tenant, event)
+    return await _submit(edge, tenant, event, 1)

@@ -68,6 +68,7 @@ async def list_graders() -> Answer:
 @router.post("/rewards/functions")
 async def register(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Queue a function to be tried out; one that is accepted is there when the future resolves."""
+    await admit_queued(edge, tenant, REWARD, names.REWARD_FILTER)
     wanted = await anyio.to_thread.run_sync(_described, await read_json(request))
     # To register twice is no more than once, so that a repeated POST needs no identity of its own.
     request_id = names.score_id(uuid.uuid4().hex)

@@ -7,6 +7,7 @@ from events import names
 from events.checkpoints import entry_event
 from events.records import DatasetRecord, RunRecord, StoredVersion
 from events.sampling import SampleCommand
+from events.settings import Quota
 from rekindle.types import TinkerPath
 from rekindle.types.datasets import DatasetVersion
 from services.sample.worker import weights_of
@@ -122,3 +123,52 @@ def test_weights_in_memory_are_of_one_tenant_whatever_their_path() -> None:
     hers, his = weights_of(command("anne")), weights_of(command("bert"))
     assert hers != his and hers == weights_of(command("anne"))
     assert "anne" not in hers, "who samples from what she has published may read it in an error"
+
+
+async def test_no_way_leads_around_the_quotas(nats: NatsProcess, tmp_path: Path, keys_file: Path) -> None:
+    quotas = {"bert": Quota(rl_runs=1, dataset_bytes=100)}
+    async with house(nats, tmp_path, keys_file=keys_file, quotas=quotas) as home:
+        await home.furnish()
+        await give_rows(home, "anne", "bert", size=60)
+
+        async def post(path: str, body: dict[str, Any], again: str, key: str = BERT) -> tuple[int, str]:
+            answer = await home.ask(
+                "POST", f"/api/v1/{path}", key, json=body, more={"x-idempotency-key": again}
+            )
+            return answer.status_code, answer.text
+
+        def refused(answer: tuple[int, str], what: str) -> bool:
+            return answer[0] == 429 and f"quota {what}: the limit is" in answer[1]
+
+        assert (await post("rl_runs", SPEC, "1"))[0] == 200
+        assert refused(await post("rl_runs", SPEC, "2"), "rl_runs")
+        assert (await post("rl_runs", SPEC, "1"))[0] == 200, "asked again, it is the same run"
+        assert (await post("rl_runs", SPEC, "2", ANNE))[0] == 200
+
+        derive, dedupe = "datasets/sums/versions/1/derive", {"op": "dedupe"}
+        assert refused(await post(derive, dedupe, "1"), "dataset_bytes"), "60 more beside 60"
+        await give_rows(home, "bert", size=40)
+        assert (await post(derive, dedupe, "1"))[0] == 200
+        file = {"name": "d", "format": "csv", "size_bytes": 60, "sha256": "0" * 64}
+        assert (await post("datasets", file, ""))[0] == 200
+        assert (await post("datasets", file, ""))[0] == 200, "announced again, it is the same file"
+        assert refused(await post("datasets", file | {"sha256": "1" * 64}, ""), "dataset_bytes")
+        assert refused(await post(derive, dedupe, "2"), "dataset_bytes"), "files on their way count"
+        assert (await post(derive, dedupe, "1"))[0] == 200, "it was admitted before"
+
+
+async def test_no_queue_takes_more_of_a_tenant_than_its_quota(
+    nats: NatsProcess, tmp_path: Path, keys_file: Path
+) -> None:
+    async with house(nats, tmp_path, keys_file=keys_file, quotas={"*": Quota(queued=2)}) as home:
+        await home.furnish()
+        await give_rows(home, "anne")
+
+        async def posted(path: str, body: dict[str, Any]) -> int:
+            return (await home.ask("POST", f"/api/v1/{path}", ANNE, json=body)).status_code
+
+        derive, dedupe = "datasets/sums/versions/1/derive", {"op": "dedupe"}
+        assert [await posted(derive, dedupe) for _ in range(3)] == [200, 200, 429]
+        source = "def f(completions):\n    return [1.0 for _ in completions]\n"
+        function = {"name": "f", "source": source, "examples": [{"prompt": "", "completion": "x"}]}
+        assert [await posted("rewards/functions", function) for _ in range(3)] == [200, 200, 429]

@@ -23,7 +23,7 @@ from services.data.datasets import LATEST, Datasets
 from services.data.rl import machine
 from services.data.rl.functions import pinned
 from services.data.rl.queue import FIRST, queue_drive
-from services.data.rl.store import Store
+from services.data.rl.store import Store, phases
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,12 @@ class Fixed:
 async def create(
     edge: Edge, tenant: str, run_id: str, spec: RlRunSpec, *, trigger: str | None = None
 ) -> RlRunRecord:
-    """The run of that id, begun now unless it was before. Raises InvalidField."""
+    """The run of that id, begun now unless it was before. Raises InvalidField, QuotaExceeded."""
     digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
     try:
         run = await edge.records.get(RlRunRecord, tenant, run_id)
     except NotFound:
+        await _admit(edge, tenant)
         run = await edge.records.create(
             tenant, run_id, await _record(edge, tenant, run_id, spec, digest, trigger)
         )
@@ -53,6 +54,13 @@ async def create(
     await queue_drive(edge, tenant, run_id, FIRST)  # first: a state that is there is driven
     await begin(Store(edge.bus, tenant, run_id), run)
     return run
+
+
+async def _admit(edge: Edge, tenant: str) -> None:
+    async def under_way() -> int:
+        return sum(phase not in machine.OVER for phase in await phases(edge.bus, tenant))
+
+    await edge.quotas.admit(tenant, "rl_runs", under_way)
 
 
 async def begin(store: Store, run: RlRunRecord) -> None:

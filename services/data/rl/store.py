@@ -53,6 +53,12 @@ class Standing(BaseModel):
     """How often somebody has begun since the run last got on."""
 
 
+async def phases(bus: Bus, tenant: str) -> list[str | None]:
+    """Of all runs of a tenant; None of one that nobody has driven yet."""
+    states = await bus.last_of_each(RL, names.rl_states(tenant))
+    return [state.event.get_extension(PHASE.removeprefix("ce-")) for state in states]
+
+
 class Store:
     """One run's part of the stream, for all who read it."""
 

@@ -19,6 +19,7 @@ from events.bus import until_available
 from events.edge import Edge
 from events.failure import NotFound
 from events.pull import Delivery, Puller
+from events.quotas import QuotaExceeded
 from events.records import TriggerRecord
 from events.streams import FACTS
 from events.triggers import Trigger
@@ -32,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 
 class Start(Protocol):
-    """Begins the run of that id, unless it was begun. Raises InvalidField."""
+    """Begins the run of that id, unless it was begun. Raises InvalidField, QuotaExceeded."""
 
     async def __call__(
         self, edge: Edge, tenant: str, run_id: str, spec: RlRunSpec, *, trigger: str | None
@@ -175,7 +176,7 @@ class Triggers:
         try:
             spec = record.spec.spec_for(envelope.json_of(command.fact))
             await self._start_run(self._edge, tenant, command.run_id, spec, trigger=record.spec.name)
-        except InvalidField as error:
+        except (InvalidField, QuotaExceeded) as error:
             return firing_of(command, "failed", reason=str(error))
         return firing_of(command, "started", run=command.run_id)
 
