@@ -5,6 +5,8 @@ Promises: a result is waited for as long as it takes; one that is gone, since re
 nothing depends on that.
 """
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -30,7 +32,8 @@ from services.data.rl.messages import Evaluate, Probe, Sample, Score, Train
 
 PATIENCE = 300.0
 """Seconds after which a result is looked for anew, should its announcement have been lost."""
-KEPT = 4096
+KEPT_BYTES = 128 * 2**20
+"""Of results in memory, as they came over the bus."""
 
 T = TypeVar("T")
 
@@ -61,7 +64,7 @@ class Results:
         self._edge = edge
         self._tenant = tenant
         self._run = run
-        self._kept: LRUCache[str, object] = LRUCache(maxsize=KEPT)
+        self._kept: LRUCache[str, tuple[object, int]] = LRUCache(KEPT_BYTES, getsizeof=lambda kept: kept[1])
 
     async def wait(self, request_id: str) -> bytes:
         """A future's result. Raises CommandFailed, Gone, NotFound; GivenBack when this replica shall work no more."""
@@ -81,24 +84,25 @@ class Results:
 
     async def sampled(self, future: str) -> SampleResponse:
         """Samples of one prompt."""
-        kept = self._kept.get(future)
-        if isinstance(kept, SampleResponse):
-            return kept
-        found = decode_sample_response(await self.wait(future))
-        self._kept[future] = found
-        return found
+        return await self._decoded(future, SampleResponse, decode_sample_response)
 
     async def rollouts(self, command: Sample) -> list[SampledSequence]:
         return (await self.sampled(ids.sample_future(self._run.run_id, command))).sequences
 
     async def verdicts(self, command: Score | Evaluate) -> tuple[Verdict, ...]:
         future = ids.score_future(self._run.run_id, command)
-        kept = self._kept.get(future)
-        if isinstance(kept, ScoreResponse):
-            return kept.scores
-        found = ScoreResponse.model_validate_json(await self.wait(future))
-        self._kept[future] = found
-        return found.scores
+        return (await self._decoded(future, ScoreResponse, ScoreResponse.model_validate_json)).scores
+
+    async def _decoded(self, future: str, kind: type[T], decode: Callable[[bytes], T]) -> T:
+        """A future's result, from memory if it is there."""
+        kept, _ = self._kept.get(future, (None, 0))
+        if isinstance(kept, kind):
+            return kept
+        data = await self.wait(future)
+        found = decode(data)
+        with contextlib.suppress(ValueError):  # larger than all that is kept
+            self._kept[future] = found, len(data)
+        return found
 
     async def base_logprobs(self, command: Score, index: int, length: int) -> np.ndarray:
         """(T,) of the `length` tokens of a rollout, under the base model."""

@@ -7,8 +7,10 @@ what is outstanding, and a training command is carried out when all numbers belo
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TypeVar
 
+from events.records import LoraShape, RlRunRecord, RowsRef
 from rekindle.types.rl import RlRunSpec
 from services.data.rl import messages as m
 from services.data.rl.due import flying
@@ -28,6 +30,19 @@ def make_spec(**changes: object) -> RlRunSpec:
         "checkpoints": None,
     }
     return RlRunSpec.of({**base, **changes})
+
+
+def make_run(**changes: object) -> RlRunRecord:
+    """The record of a run with such a spec."""
+    return RlRunRecord(
+        run_id="rl-0123456789abcdef",
+        spec=make_spec(**changes),
+        digest="",
+        base="tiny",
+        lora=LoraShape(rank=8, seed=0),
+        dataset=RowsRef(name="sums", version=1, sha256="0" * 64, blob="rows", rows=9),
+        created=datetime(2026, 1, 2, tzinfo=UTC),
+    )
 
 
 C = TypeVar("C")

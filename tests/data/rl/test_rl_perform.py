@@ -4,17 +4,15 @@ A trainer gives up a number that does not arrive while later ones are there; a r
 """
 
 import asyncio
-from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from events.records import LoraShape, RlRunRecord, RowsRef
 from services.data.rl import messages as m
 from services.data.rl.perform import Performer
 from services.data.rl.results import LostGroup
-from tests.data.rl.rl_world import make_spec
+from tests.data.rl.rl_world import make_run
 
 SAMPLE = m.Sample(batch=0, group=0, attempt=0, prompt=0, version=0)
 SCORE = m.Score(batch=0, group=0, attempt=0, sample=SAMPLE)
@@ -30,7 +28,7 @@ SAID: tuple[m.Command, ...] = (
 
 async def soon(*_: object) -> None:
     """As slow as the bus."""
-    for _ in range(3):
+    for _turn in range(3):
         await asyncio.sleep(0)
 
 
@@ -44,16 +42,7 @@ class Numbers:
             bus=SimpleNamespace(first=soon),
             log=SimpleNamespace(submit=self.append, reject=self.append),
         )
-        rows = RowsRef(name="sums", version=1, sha256="0" * 64, blob="rows", rows=9)
-        run = RlRunRecord(
-            run_id="rl-0123456789abcdef",
-            spec=make_spec(checkpoints={"every": 1}),
-            digest="",
-            base="tiny",
-            lora=LoraShape(rank=8, seed=0),
-            dataset=rows,
-            created=datetime(2026, 1, 2, tzinfo=UTC),
-        )
+        run = make_run(checkpoints={"every": 1})
         nothing: Any = None
         self.performer = Performer(edge, "local", run, nothing, nothing, nothing)
         for part, name in (("_results", "trained"), ("_log", "_batch")):
