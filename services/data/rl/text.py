@@ -47,7 +47,7 @@ class Text:
     def chat(self, messages: Sequence[Message], now: datetime) -> list[int]:
         """Token ids of a conversation up to where the assistant goes on. Raises UserError without a template."""
         if self.template is None:
-            raise UserError("prompt.messages: the base model has no chat template; give `template` instead")
+            raise UserError("messages: the base model has no chat template; give `prompt` instead")
         try:
             text = (
                 _environment(now)
@@ -61,7 +61,7 @@ class Text:
                 )
             )
         except jinja2.TemplateError as error:
-            raise UserError(f"prompt.messages: the chat template refuses them: {error}") from error
+            raise UserError(f"messages: the chat template refuses them: {error}") from error
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -130,5 +130,5 @@ def test_a_template_cannot_leave_its_sandbox(tmp_path: Path):
 
 def test_messages_need_a_chat_template(tmp_path: Path):
     ours, _ = saved(make_tokenizer(), tmp_path)
-    with pytest.raises(UserError, match="no chat template"):
+    with pytest.raises(UserError, match=r"^messages: .* no chat template; give `prompt`"):
         ours.chat(MESSAGES, NOW)
