@@ -112,7 +112,7 @@ def _is_idle(copy: _Copy) -> bool:
 def _claim(root: Path) -> tuple[Path, int]:
     """A folder of our own below `root`, and the descriptor of its lock; those whose processes have died go."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if root.stat().st_uid not in (0, os.getuid()):
+    if not {root.stat().st_uid, root.lstat().st_uid} <= {0, os.getuid()}:  # nor a link that others have laid
         raise PermissionError(f"blob_cache: {str(root)!r} belongs to somebody else")
     with _locked(root / "lock"):
         for folder in (path for path in root.iterdir() if path.is_dir()):

@@ -74,7 +74,9 @@ class Keyring:
         return bool(self._own) or self._path is not None
 
     def tenant_of(self, key: str) -> str | None:
-        """None for a key that nobody holds."""
+        """None for a key that nobody holds; the empty one is none, though the sum of an unset variable be listed."""
+        if not key:
+            return None
         self._look_again()
         # Sums are compared, so the time that a look-up takes says nothing about the key.
         found = sum_of(key)

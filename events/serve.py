@@ -7,9 +7,11 @@ hand and ends. Connections to a socket of the parent's wait there for the next p
 import asyncio
 import socket
 import sys
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from events import logs
 from events.edge import Edge
@@ -17,6 +19,31 @@ from events.settings import EdgeSettings
 
 FRESH_SECONDS = 1.0
 """How long a connection that was accepted last may take to send its request."""
+MAX_HEAD_BYTES = 1024 * 1024
+"""Of a request's address, headers, and the marks between the chunks of its body."""
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """Hangs up on a request whose address and headers have no end: the parser keeps all of them, whoever asks."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head = 0
+        """Bytes of the request so far that are none of its body's."""
+
+    def data_received(self, data: bytes) -> None:
+        self._head += len(data)
+        super().data_received(data)
+        if self._head > MAX_HEAD_BYTES:
+            self.transport.abort()
+
+    def on_body(self, body: bytes) -> None:
+        self._head -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._head = 0
+        super().on_message_complete()
 
 
 class _Server(uvicorn.Server):
@@ -72,7 +99,7 @@ def serve(app: FastAPI, settings: EdgeSettings, service: str) -> None:
         port=settings.port,
         fd=settings.socket_fd,
         loop="uvloop",
-        http="httptools",
+        http=BoundedHttp,
         access_log=False,
         log_level="warning",
         timeout_keep_alive=75,

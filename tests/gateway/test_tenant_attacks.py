@@ -1,12 +1,22 @@
 """What one tenant tries against another, and around its quotas."""
 
+import asyncio
+import os
+import socket
+import stat
 from pathlib import Path
 from typing import Any
 
+import pytest
+import uvicorn
+
 from events import names
+from events.blob_cache import BlobCache
 from events.checkpoints import entry_event
+from events.keys import Keyring, sum_of
 from events.records import DatasetRecord, RunRecord, StoredVersion
 from events.sampling import SampleCommand
+from events.serve import MAX_HEAD_BYTES, BoundedHttp
 from events.settings import Quota
 from rekindle.types import TinkerPath
 from rekindle.types.datasets import DatasetVersion
@@ -172,3 +182,124 @@ async def test_no_queue_takes_more_of_a_tenant_than_its_quota(
         source = "def f(completions):\n    return [1.0 for _ in completions]\n"
         function = {"name": "f", "source": source, "examples": [{"prompt": "", "completion": "x"}]}
         assert [await posted("rewards/functions", function) for _ in range(3)] == [200, 200, 429]
+
+
+async def test_no_spelling_of_a_path_leads_past_the_keys(
+    nats: NatsProcess, tmp_path: Path, keys_file: Path
+) -> None:
+    async with house(nats, tmp_path, keys_file=keys_file, host="0.0.0.0") as home:
+        runs = "/api/v1/training_runs"
+        for path in (
+            *(
+                "/docs",
+                "/docs/",
+                "/openapi.json",
+                "/docs/oauth2-redirect",
+                "/",
+                "//",
+                "/metrics/",
+                "/activate/",
+            ),
+            *(
+                f"{runs}/",
+                f"/{runs}",
+                runs.upper(),
+                "/api/v1/%74raining_runs",
+                "/api/v1/healthz/",
+                "/api/v1/livez/x",
+            ),
+            *(f"/api/v1/healthz/..{runs}", "/api/v1/downloads"),
+            *(
+                "/api/v1/healthz;/training_runs",
+                "/api/v1//downloads/x",
+                "/API/V1/downloads/x",
+                "/api/v1/healthz%00",
+            ),
+        ):
+            for method in ("GET", "HEAD", "OPTIONS", "POST"):
+                answer = await home.ask(method, path, None)
+                assert answer.status_code in (401, 403, 404), (
+                    f"{method} {path}: {answer.status_code} {answer.text}"
+                )
+        for path in (
+            "..",
+            "%2e%2e%2ftraining_runs/",
+            "1%2f2%2f..%2f..%2f..%2ftraining_runs",
+            "1/2/3",
+            f"{9**999}/2/3",
+        ):
+            answer = await home.ask("GET", f"/api/v1/downloads/{path}", None)
+            assert answer.status_code in (400, 401, 403, 404), f"{path}: {answer.status_code} {answer.text}"
+            assert 'training_runs":' not in answer.text
+        for host in ("[", "a]b", "x:y:z", "", "evil\\@x"):
+            answer = await home.ask("POST", "/api/v1/downloads/1/2/3", None, more={"host": host})
+            assert answer.status_code < 500, f"Host {host!r}: {answer.text}"
+
+
+@pytest.mark.parametrize("kind", ["address", "one header", "headers", "trailers"])
+async def test_a_request_without_an_end_is_not_listened_to(kind: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": str(len(body["body"])).encode()})
+
+    head = b"POST / HTTP/1.1\r\nhost: x\r\n"
+    begin, more = {
+        "address": (b"GET /", b"x" * 65536),
+        "one header": (head + b"a: ", b"x" * 65536),
+        "headers": (head, (b"a: " + b"x" * 1019 + b"\r\n") * 64),
+        "trailers": (
+            head + b"transfer-encoding: chunked\r\n\r\n0\r\n",
+            (b"a: " + b"x" * 1019 + b"\r\n") * 64,
+        ),
+    }[kind]
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        config = uvicorn.Config(app, http=BoundedHttp, lifespan="off", log_level="critical")
+        server = uvicorn.Server(config)
+        serving = asyncio.ensure_future(server.serve([held]))
+        reader, writer = await asyncio.open_connection(*held.getsockname())
+        whole = head + b"content-length: 8388608\r\n\r\n" + b"x" * 8388608
+        writer.write(whole * 2)  # large bodies are none of it
+        for _ in range(2):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readuntil(b"\r\n0\r\n\r\n")
+        writer.write(begin)
+        sent = 0
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            async with asyncio.timeout(60):
+                while sent < 64 * MAX_HEAD_BYTES:
+                    writer.write(more)
+                    await writer.drain()
+                    sent += len(more)
+                await reader.readexactly(2**20)
+        writer.close()
+        server.should_exit = True
+        await serving
+    assert sent < 64 * MAX_HEAD_BYTES
+
+
+def test_an_empty_key_opens_nothing() -> None:
+    assert Keyring([sum_of("")], None).tenant_of("") is None, "the sum of a variable that was not set"
+
+
+def test_a_cache_does_not_follow_a_link_of_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "home"
+    (mine / "papers").mkdir(parents=True)
+    link = tmp_path / "cache"
+    link.symlink_to(mine)
+    seen = os.lstat
+    monkeypatch.setattr(
+        Path, "lstat", lambda path: _of_a_stranger(seen(path)) if path == link else seen(path)
+    )
+    with pytest.raises(PermissionError, match="somebody else"):
+        BlobCache(link, 10)
+    assert (mine / "papers").is_dir(), "what a cache finds beside its own, it clears away"
+
+
+def _of_a_stranger(found: os.stat_result) -> os.stat_result:
+    fields = list(found)
+    fields[stat.ST_UID] = os.getuid() + 4242
+    return os.stat_result(fields)
