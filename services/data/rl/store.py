@@ -23,6 +23,8 @@ from services.data.rl.state import State
 What = Literal["run", "pause", "cancel"]
 PHASE = "ce-phase"
 """Header of a state: the run's phase, for those who hear of it."""
+ROWS_AT_ONCE = 64
+"""Read together, once there is news; rows are numbered without a gap, so nothing has to be listed to find them."""
 
 
 class Control(BaseModel):
@@ -129,11 +131,15 @@ class Store:
 
     async def rows(self, after: int, limit: int) -> list[MetricsRow]:
         """Up to `limit` rows of metrics behind row `after`, ascending."""
-        subjects = await self.bus.subjects(RL, self.subject("metric", "*"))
-        numbers = sorted(int(subject.rpartition(".")[2]) for subject in subjects)
-        wanted = [number for number in numbers if number > after][:limit]
-        found = await asyncio.gather(*(self.row(number) for number in wanted))
-        return [row for row in found if row is not None]
+        found: list[MetricsRow] = []
+        while (left := limit - len(found)) > 0:
+            first, count = after + 1 + len(found), min(left, ROWS_AT_ONCE if found else 1)
+            page = await asyncio.gather(*(self.row(number) for number in range(first, first + count)))
+            for row in page:
+                if row is None:
+                    return found
+                found.append(row)
+        return found
 
     async def row(self, number: int) -> MetricsRow | None:
         """A row of metrics, None if there is none."""

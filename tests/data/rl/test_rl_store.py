@@ -95,6 +95,24 @@ async def test_rows_are_read_from_where_one_was(store: Store):
     assert [row.row for row in await store.rows(-1, 2)] == [0, 1]
 
 
+async def test_news_is_found_without_looking_at_all_that_is_known(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    hold = await Hold.take(store)
+    await hold.write_row(MetricsRow(row=70))
+    read: list[int] = []
+
+    async def row(number: int) -> MetricsRow | None:
+        read.append(number)
+        return await Store.row(store, number)
+
+    monkeypatch.setattr(store, "row", row)
+    assert [row.row for row in await store.rows(69, 1000)] == [70]
+    assert read[0] == 70 and min(read) == 70
+    read.clear()
+    assert await store.rows(70, 1000) == [] and read == [71]
+
+
 async def test_a_run_that_is_removed_is_nobodys(store: Store):
     hold = await Hold.take(store)
     await store.remove()
