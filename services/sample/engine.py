@@ -73,6 +73,8 @@ class SampleTask:
     """Independent draws at the task's temperature to make at each prompt position after the first."""
     prompt_logprobs_last_n: int | None = None
     """Score the last n prompt positions only; None = all."""
+    tenant: str = ""
+    """Whose it is: what an engine remembers of prompts, it tells nobody else, not even by what it need not compute."""
 
 
 @dataclass(frozen=True, slots=True)

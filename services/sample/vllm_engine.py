@@ -115,7 +115,7 @@ class VllmEngine:
         sequences = [sample.sequence() for sample in samples]
 
         def draw(tokens: Sequence[int], params: SamplingParams) -> Coroutine[Any, Any, Collected]:
-            return self._draw(tokens, params, lora)
+            return self._draw(tokens, params, lora, task.tenant)
 
         return SampleResult(
             sequences if different == task.num_samples else sequences * task.num_samples,
@@ -139,25 +139,29 @@ class VllmEngine:
             return tokens[-1] in stop_tokens or (strings is not None and strings.end(tokens))
 
         collected = Collected(task.topk_sample)
-        async with aclosing(self._generate(task.tokens, params, lora)) as outputs:
+        async with aclosing(self._generate(task.tokens, params, lora, task.tenant)) as outputs:
             async for output in outputs:
                 if collected.take(output, ends):
                     break
         return collected
 
     async def _draw(
-        self, tokens: Sequence[int], params: SamplingParams, lora: LoRARequest | None
+        self, tokens: Sequence[int], params: SamplingParams, lora: LoRARequest | None, tenant: str
     ) -> Collected:
         """The one token that follows `tokens`."""
         drawn = Collected(params.logprobs or 0)
-        async with self._probes, aclosing(self._generate(tokens, params, lora)) as outputs:
+        async with self._probes, aclosing(self._generate(tokens, params, lora, tenant)) as outputs:
             async for output in outputs:
                 drawn.take(output, lambda _: False)
         return drawn
 
-    def _generate(self, tokens: Sequence[int], params: SamplingParams, lora: LoRARequest | None) -> Any:
+    def _generate(
+        self, tokens: Sequence[int], params: SamplingParams, lora: LoRARequest | None, tenant: str
+    ) -> Any:
         """vLLM's outputs; closing the generator before its end aborts the request."""
         prompt = TokensPrompt(prompt_token_ids=list(tokens))
+        if tenant:  # what is in the prefix cache is a tenant's own: a hit would tell others of its prompts
+            prompt["cache_salt"] = tenant
         return self._llm.generate(prompt, params, str(next(self._request_ids)), lora_request=lora)
 
     async def _load(self, ref: AdapterRef) -> LoRARequest:

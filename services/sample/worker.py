@@ -42,6 +42,7 @@ def task_of(command: SampleCommand) -> SampleTask:
         target_prompt=None if targets is None else targets.dense(),
         alt_tokens_k=request.prompt_alt_tokens_k,
         prompt_logprobs_last_n=request.prompt_logprobs_last_n,
+        tenant=command.tenant,
     )
 
 

@@ -55,9 +55,10 @@ async def refuses_what_vllm_cannot_do(engine, source: Path, folder: Path) -> Non
 
 
 async def reports_what_the_cache_held(engine, adapters: list[AdapterRef]) -> None:
-    """A whole number of blocks, and those of the same version alone."""
-    for adapter in (None, adapters[0], adapters[1]):
-        hits = [(await engine.sample(task(300), adapter)).prompt_cache_hit_tokens for _ in range(2)]
+    """A whole number of blocks, and those of the same version and the same tenant alone."""
+    for adapter, tenant in ((None, ""), (adapters[0], ""), (adapters[1], ""), (None, "anne"), (None, "bert")):
+        asked = task(300, tenant=tenant)
+        hits = [(await engine.sample(asked, adapter)).prompt_cache_hit_tokens for _ in range(2)]
         assert hits[0] == 0 and 200 < hits[1] < 300
 
 
