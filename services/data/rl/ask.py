@@ -53,9 +53,12 @@ class Asking:
     async def sample(self, command: Sample) -> None:
         """Have the rollouts of a place drawn. Raises InvalidField for a prompt that cannot be sampled."""
         wanted, prompt = self._run.spec.sampling, await self._prompts.of(command)
+        # an engine reads less than its context as a prompt, and rollouts may be read: for KL, or by a probe
+        room = self._model.context_length - 1 - len(prompt.tokens)
         params = SamplingParams(
             seed=ids.seed(wanted.seed, command.prompt, command.attempt),
-            **wanted.model_dump(exclude={"seed"}),
+            max_tokens=max(1, min(wanted.max_tokens, room)),
+            **wanted.model_dump(exclude={"seed", "max_tokens"}),
         )
         sampler = ids.sampler(self._run.run_id, command.version)
         await self._ask(sampler, ids.number(command.id), prompt.tokens, params, self._run.spec.group_size)
