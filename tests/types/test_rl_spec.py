@@ -54,6 +54,8 @@ def test_numbers_that_yaml_reads_as_texts_are_numbers():
         ({"grader": None}, "grader"),
         ({"steps": None}, "steps"),
         ({"steps": 0}, "steps"),
+        ({"epochs": 10**30}, "epochs"),
+        ({"stop": {"minutes": 1e12}}, "stop.minutes"),
         ({"groups": 0}, "groups"),
         ({"group_size": 1}, "group_size"),
         ({"checkpoint": "tinker://a:train:0/weights/x"}, "base_model"),

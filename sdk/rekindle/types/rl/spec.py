@@ -19,7 +19,8 @@ from rekindle.types.sampling import MAX_SAMPLES, Stop
 
 MAX_GROUPS = 1024
 MAX_STALENESS = 8
-MAX_STEPS = 1_000_000
+MAX_STEPS = MAX_EPOCHS = 1_000_000
+MAX_MINUTES = 10 * 365 * 24 * 60
 MAX_TEMPLATE = 32 * 1024
 """Characters of one template."""
 MAX_SPEC = 128 * 1024
@@ -171,7 +172,7 @@ class StopWhen(Exact):
     evaluation_at_least: float | None = None
     """Mean of the last `over` evaluations."""
     over: Annotated[int, Field(ge=1, le=100)] = 5
-    minutes: Annotated[float, Field(gt=0)] | None = None
+    minutes: Annotated[float, Field(gt=0, le=MAX_MINUTES)] | None = None
     """Wall clock since the run was made; None: as long as it takes."""
 
 
@@ -221,7 +222,7 @@ class RlRunSpec(Exact):
     """Rollouts of a prompt."""
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
     """Batches; None: as `epochs` says."""
-    epochs: Annotated[int, Field(ge=1)] | None = None
+    epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] | None = None
     """Passes over the rows, after which the run ends; None: as many as `steps` need."""
     sampling: Sampling = Sampling()
     optimizer: Optimizer = Optimizer()
