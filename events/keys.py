@@ -85,21 +85,25 @@ class Keyring:
     def _look_again(self) -> None:
         if self._path is None:
             return
+        state = _state(self._path)
+        if state == self._seen:
+            return
+        self._seen = state  # one that is wrong is told of once, however many ask
         try:
-            state = _state(self._path)
-            if state == self._seen:
-                return
-            self._seen, self._filed = state, _read(self._path)
+            self._filed = _read(self._path)
         except (OSError, ValueError) as error:
-            self._seen = None
             log.error("keys.unreadable", path=str(self._path), error=str(error))
         else:
             log.info("keys.read", path=str(self._path), keys=len(self._filed))
 
 
-def _state(path: Path) -> tuple[int, int, int]:
-    found = os.stat(path)
-    return found.st_mtime_ns, found.st_ino, found.st_size
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """What changes with the file, its rights included; None where it cannot be seen."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ctime_ns, found.st_ino, found.st_size
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What one tenant tries against another, and around its quotas."""
 
 import asyncio
+import json
 import os
 import socket
 import stat
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from structlog.testing import capture_logs
 
 from events import names
 from events.blob_cache import BlobCache
@@ -23,7 +25,7 @@ from rekindle.types.datasets import DatasetVersion
 from services.sample.worker import weights_of
 from tests.events.nats_process import NatsProcess
 from tests.gateway import test_tenants
-from tests.gateway.test_tenants import ANNE, BASE, BERT, WHEN, House, house
+from tests.gateway.test_tenants import ANNE, BASE, BERT, WHEN, House, holder, house
 
 nats, keys_file = test_tenants.nats, test_tenants.keys_file
 
@@ -303,3 +305,20 @@ def _of_a_stranger(found: os.stat_result) -> os.stat_result:
     fields = list(found)
     fields[stat.ST_UID] = os.getuid() + 4242
     return os.stat_result(fields)
+
+
+def test_guesses_do_not_fill_the_log_while_the_keys_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text("[]")
+    keyring = Keyring([], path)
+    for spoil in (lambda: path.write_text("half a fi"), path.unlink):
+        spoil()
+        with capture_logs() as said:
+            assert {keyring.tenant_of(f"tml-guess-{n}") for n in range(50)} == {None}
+        assert [one["event"] for one in said] == ["keys.unreadable"]
+    path.write_text(json.dumps([holder("anne", ANNE)]))
+    assert keyring.tenant_of(ANNE) == "anne"
+    found = path.stat()
+    path.write_text(json.dumps([holder("anne", BERT)]))
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert keyring.tenant_of(ANNE) is None, "taken back, though size and date say nothing"
