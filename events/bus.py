@@ -40,6 +40,8 @@ CONSUMERS_PAGE = 256
 """Consumers that the server describes at once."""
 WALK_PAGE = 64
 """Entries read by one batched get of a walk; they may be large."""
+FOLLOWED_BYTES = 8 * 1024 * 1024
+"""Kept of events for one who follows them and does not take them."""
 PING_SECONDS = 10
 """How often a silent connection is probed; two lost answers end it."""
 
@@ -400,8 +402,9 @@ class Bus:
             await self.client.publish(subject)
 
     async def follow(self, subject: str) -> AsyncIterator[CloudEvent]:
-        """The events on a subject from now on (facts, live). Nothing is remembered between calls."""
-        subscription = await self.client.subscribe(subject)
+        """The events on a subject from now on (facts, live). Nothing is remembered between calls; who takes them more
+        slowly than they come misses some."""
+        subscription = await self.client.subscribe(subject, pending_bytes_limit=FOLLOWED_BYTES)
         try:
             async for message in subscription.messages:
                 yield envelope.from_message(message.headers, message.data)

@@ -7,6 +7,7 @@ waits, and the future fails with category `user`.
 
 import asyncio
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
@@ -60,6 +61,8 @@ class Edge:
     quotas: Quotas
     highest: LRUCache[str, int] = field(default_factory=lambda: LRUCache(maxsize=1024))
     """The highest number seen of the commands of runs in use, by root subject."""
+    live: Counter[str] = field(default_factory=Counter)
+    """Streams of facts that are open, by tenant."""
 
     @classmethod
     async def open(cls, settings: EdgeSettings, name: str) -> "Edge":

@@ -8,10 +8,13 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from events import envelope, names
 from events.edge import EdgeDep, TenantDep, failed, read
 from events.failure import Failure
+from events.quotas import QuotaExceeded
 from rekindle.types import InvalidField
 from rekindle.types.requests import FutureRetrieveRequest, PendingResponse, RequestFailedResponse
 
 router = APIRouter(tags=["futures"])
+MAX_LIVE = 100
+"""Streams of facts of one tenant at a gateway: each keeps what is not taken from it."""
 
 
 @router.post("/retrieve_future")
@@ -41,10 +44,16 @@ async def _pending(edge: EdgeDep, tenant: str, request_id: str) -> JSONResponse:
 @router.get("/events")
 async def live_facts(edge: EdgeDep, tenant: TenantDep) -> Response:
     """Live facts of the tenant as server-sent events: one structured CloudEvent a message."""
+    if edge.live[tenant] >= MAX_LIVE:
+        raise QuotaExceeded("events", MAX_LIVE, edge.live[tenant], 1)
 
     async def stream() -> AsyncIterator[bytes]:
-        yield b": facts follow\n\n"
-        async for event in edge.bus.follow(names.fact_filter(tenant)):
-            yield b"data: " + envelope.to_json(event) + b"\n\n"
+        edge.live[tenant] += 1
+        try:
+            yield b": facts follow\n\n"
+            async for event in edge.bus.follow(names.fact_filter(tenant)):
+                yield b"data: " + envelope.to_json(event) + b"\n\n"
+        finally:
+            edge.live[tenant] -= 1
 
     return StreamingResponse(stream(), media_type="text/event-stream")

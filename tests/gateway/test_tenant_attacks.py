@@ -10,18 +10,22 @@ from typing import Any
 
 import pytest
 import uvicorn
+from cloudevents.core.v1.event import CloudEvent
+from fastapi.responses import StreamingResponse
 from structlog.testing import capture_logs
 
-from events import names
+from events import catalog, facts, names
 from events.blob_cache import BlobCache
 from events.checkpoints import entry_event
 from events.keys import Keyring, sum_of
+from events.quotas import QuotaExceeded
 from events.records import DatasetRecord, RunRecord, StoredVersion
 from events.sampling import SampleCommand
 from events.serve import MAX_HEAD_BYTES, BoundedHttp
 from events.settings import Quota
 from rekindle.types import TinkerPath
 from rekindle.types.datasets import DatasetVersion
+from services.gateway.futures import MAX_LIVE, live_facts
 from services.sample.worker import weights_of
 from tests.events.nats_process import NatsProcess
 from tests.gateway import test_tenants
@@ -322,3 +326,47 @@ def test_guesses_do_not_fill_the_log_while_the_keys_cannot_be_read(tmp_path: Pat
     path.write_text(json.dumps([holder("anne", BERT)]))
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
     assert keyring.tenant_of(ANNE) is None, "taken back, though size and date say nothing"
+
+
+async def test_streams_of_facts_that_nobody_reads_are_few_and_small(
+    nats: NatsProcess, tmp_path: Path, keys_file: Path
+) -> None:
+    async with house(nats, tmp_path, keys_file=keys_file) as home:
+        edge = home.edge
+
+        async def opened(tenant: str) -> Any:
+            answer = await live_facts(edge, tenant)
+            assert isinstance(answer, StreamingResponse)
+            stream = aiter(answer.body_iterator)
+            await anext(stream)
+            return stream
+
+        streams = [await opened("bert") for _ in range(MAX_LIVE)]
+        with pytest.raises(QuotaExceeded, match="the limit is 100"):
+            await live_facts(edge, "bert")
+        hers = await opened("anne")
+        await streams.pop().aclose()
+        streams.append(await opened("bert"))
+        with pytest.raises(QuotaExceeded):
+            await live_facts(edge, "bert")
+
+        said = asyncio.ensure_future(anext(hers))
+        subject = names.fact_subject("anne", catalog.CHECKPOINT_DELETED)
+        while not said.done():  # who follows is heard of by the server a moment later
+            await edge.bus.append(subject, fact("anne"))
+            await asyncio.wait([said], timeout=0.05)
+        assert b"tinker" in said.result()
+        for stream in (hers, *streams):
+            await stream.aclose()
+        assert edge.live.total() == 0
+
+
+def fact(tenant: str) -> CloudEvent:
+    return facts.make_fact(
+        catalog.CHECKPOINT_DELETED,
+        tenant=tenant,
+        service="test",
+        subject="s1",
+        id="1",
+        data={"path": "tinker"},
+    )
