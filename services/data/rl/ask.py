@@ -180,7 +180,7 @@ class Asking:
 
     async def _grade(self, command: Score | Evaluate, items: Sequence[ScoreItem]) -> None:
         """Raises InvalidField for a row that lacks what the grader needs."""
-        key = ids.score_key(self._run.run_id, command)
+        key = ids.score_key(self._run, command)
 
         def prepared() -> tuple[list[bytes], str]:
             try:

@@ -43,13 +43,13 @@ def evaluation_number(command: Evaluate, index: int) -> int:
     return number(command.id, index)
 
 
-def score_key(run_id: str, command: Score | Evaluate) -> str:
-    """Idempotency key of a request to the graders."""
-    return f"{run_id}/{command.id}"
+def score_key(run: RlRunRecord, command: Score | Evaluate) -> str:
+    """Idempotency key of a request to the graders, which outlives a deleted run: another may get the run's id."""
+    return f"{run.run_id}@{run.created.timestamp()}/{command.id}"
 
 
-def score_future(run_id: str, command: Score | Evaluate) -> str:
-    return names.future_id(names.score_id(score_key(run_id, command)), 0)
+def score_future(run: RlRunRecord, command: Score | Evaluate) -> str:
+    return names.future_id(names.score_id(score_key(run, command)), 0)
 
 
 def seed(*parts: object) -> int:

@@ -90,7 +90,7 @@ class Results:
         return (await self.sampled(ids.sample_future(self._run.run_id, command))).sequences
 
     async def verdicts(self, command: Score | Evaluate) -> tuple[Verdict, ...]:
-        future = ids.score_future(self._run.run_id, command)
+        future = ids.score_future(self._run, command)
         return (await self._decoded(future, ScoreResponse, ScoreResponse.model_validate_json)).scores
 
     async def _decoded(self, future: str, kind: type[T], decode: Callable[[bytes], T]) -> T:

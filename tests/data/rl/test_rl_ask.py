@@ -1,5 +1,6 @@
-"""What is asked of samplers is what they can answer."""
+"""What is asked of samplers and graders is what they can answer."""
 
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 from events import sampling
 from events.records import ModelRecord, SamplerRecord
 from events.sampling import SampleCommand
+from services.data.rl import ids
 from services.data.rl.ask import Asking
-from services.data.rl.messages import Sample
+from services.data.rl.messages import Evaluate, Sample
 from services.data.rl.rows import Prompt
 from tests.data.rl.rl_world import make_run
 
@@ -43,3 +45,10 @@ async def test_every_rollout_can_be_read_as_a_prompt(
         Sample(batch=0, group=0, attempt=0, prompt=0, version=0)
     )
     assert asked == [room] and prompt + room < MODEL.context_length
+
+
+def test_a_run_that_gets_the_id_of_a_deleted_one_has_rewards_of_its_own() -> None:
+    run, command = make_run(), Evaluate(version=0, attempt=0)
+    later = run.model_copy(update={"created": run.created + timedelta(seconds=1)})
+    assert ids.score_key(run, command) == ids.score_key(run.model_copy(), command)
+    assert ids.score_key(run, command) != ids.score_key(later, command)
