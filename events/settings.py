@@ -71,7 +71,7 @@ class EdgeSettings(BusSettings):
     keys_file: Path | None = None
     """JSON list of `{"hash", "tenant", "name"}`: more keys, each for a tenant; read again when it changes."""
     system_keys: list[str] = []
-    """sha256 (hex) of the keys that activate services, and do nothing else; empty = no key is asked for that."""
+    """sha256 (hex) of the keys that activate services, and do nothing else; empty = whoever may come in may."""
     quotas: dict[str, Quota] = {}
     """What a tenant may have at once; those of `*` hold for all that have none of their own."""
     external_urls_secret: str = ""

@@ -2,6 +2,7 @@
 
 import json
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,11 @@ def test_a_file_that_holds_no_keys_is_left_alone(text: str, tmp_path: Path) -> N
     file.write_text(text)
     assert run("add", "a", "--file", file)[0] == 2
     assert file.read_text() == text
+
+
+def test_of_those_who_change_the_file_at_once_none_undoes_another(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    with ThreadPoolExecutor(8) as pool:
+        for made in [pool.submit(keys.add, f"tenant-{number}", file) for number in range(32)]:
+            made.result()
+    assert {key["tenant"] for key in json.loads(file.read_text())} == {f"tenant-{n}" for n in range(32)}

@@ -3,12 +3,14 @@
 The file knows sha256 sums alone; a key is printed once, when it is made.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import secrets
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,7 +41,8 @@ def add(
         )
     key = f"tml-{secrets.token_urlsafe(32)}"
     entry = {"hash": hashlib.sha256(key.encode()).hexdigest(), "tenant": tenant, "name": name}
-    _write(file, [*_read(file), entry])
+    with _alone(file):
+        _write(file, [*_read(file), entry])
     typer.echo(key)
 
 
@@ -60,13 +63,27 @@ def remove(
     file: KeysFile,
 ) -> None:
     """Take a key back: running services notice within a request."""
-    found = _read(file)
-    chosen = [key for key in found if key["hash"].startswith(digits.lower())]
-    if len(digits) < LEAST_DIGITS or len(chosen) != 1:
-        said = f"{digits!r}: {len(chosen)} keys begin so; give at least {LEAST_DIGITS} digits of one"
-        raise typer.BadParameter(said, param_hint="SHA256")
-    _write(file, [key for key in found if key not in chosen])
+    with _alone(file):
+        found = _read(file)
+        chosen = [key for key in found if key["hash"].startswith(digits.lower())]
+        if len(digits) < LEAST_DIGITS or len(chosen) != 1:
+            said = f"{digits!r}: {len(chosen)} keys begin so; give at least {LEAST_DIGITS} digits of one"
+            raise typer.BadParameter(said, param_hint="SHA256")
+        _write(file, [key for key in found if key not in chosen])
     output.print_outcome({"removed": chosen[0]["hash"][:16], "tenant": chosen[0]["tenant"]}, as_json=False)
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Nobody else changes the file meanwhile: a key that is taken back must not return with what another has read."""
+    import fcntl  # not everywhere that the command is, and files of keys are kept by servers
+
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _read(file: Path) -> list[Key]:
