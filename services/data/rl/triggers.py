@@ -126,7 +126,7 @@ class Watcher:
     async def _look_at(self, trigger: Trigger, delivery: Delivery) -> None:
         """Queue the command of a fact that fits; then it has been seen."""
         try:
-            fact = await claims.unclaimed(self._edge.blobs, delivery.event)
+            fact = await self._whole(delivery.event)
             data = envelope.json_of(fact)
         except (ValueError, BaseCloudEventException, NotFound) as error:
             log.error("fact.unreadable", subject=delivery.subject, exc_info=error)
@@ -135,6 +135,10 @@ class Watcher:
         if isinstance(data, dict) and trigger.record.spec.fits(data):
             await self._queue(trigger, fact)
         await delivery.message.ack()
+
+    @until_available
+    async def _whole(self, event: CloudEvent) -> CloudEvent:
+        return await claims.unclaimed(self._edge.blobs, event)
 
     @until_available
     async def _queue(self, trigger: Trigger, fact: CloudEvent) -> None:

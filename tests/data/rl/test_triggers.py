@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cloudevents.core.v1.event import CloudEvent
 from structlog.testing import capture_logs
 
 from events import catalog, triggers
 from events.claims import CLAIM_BYTES
 from events.dispatcher.backlog import backlog_of
+from events.failure import BlobsUnavailable
 from events.keys import LOCAL_TENANT
 from events.platform import ServiceSpec
 from events.records import TriggerRecord
@@ -158,6 +160,24 @@ async def test_a_large_fact_fires_too(town: Town, name: str) -> None:
     async with town.worker():
         await town.until_fired(name)
     assert town.started[0][1].dataset.name == f"{name}/train"
+
+
+async def test_a_large_fact_waits_for_a_blob_store_that_is_away(
+    town: Town, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, away = at_work.claims.unclaimed, [BlobsUnavailable("away"), BlobsUnavailable("still away")]
+
+    async def unclaimed(*of: Any) -> CloudEvent:
+        if away:
+            raise away.pop()
+        return await read(*of)
+
+    monkeypatch.setattr(at_work.claims, "unclaimed", unclaimed)
+    await starting(town, name)
+    await town.say({**uploaded(name), "text": "x" * CLAIM_BYTES}, name)
+    async with town.worker():
+        await town.until_fired(name)
+    assert not away
 
 
 async def test_a_run_that_cannot_be_is_a_failed_firing_that_says_why(town: Town, name: str) -> None:
