@@ -18,13 +18,19 @@ from events import catalog, facts, names
 from events.blob_cache import BlobCache
 from events.checkpoints import entry_event
 from events.keys import Keyring, sum_of
+from events.outside import Guard
 from events.quotas import QuotaExceeded
-from events.records import DatasetRecord, RunRecord, StoredVersion
+from events.records import DatasetRecord, RunRecord, StoredVersion, TriggerRecord
 from events.sampling import SampleCommand
 from events.serve import MAX_HEAD_BYTES, BoundedHttp
 from events.settings import Quota
+from events.triggers import Trigger
 from rekindle.types import TinkerPath
 from rekindle.types.datasets import DatasetVersion
+from services.data.rl.create import create
+from services.data.rl.fires import fire
+from services.data.rl.triggers import Triggers
+from services.data.rl.webhook import Webhooks
 from services.gateway.futures import MAX_LIVE, live_facts
 from services.sample.worker import weights_of
 from tests.events.nats_process import NatsProcess
@@ -370,3 +376,20 @@ def fact(tenant: str) -> CloudEvent:
         id="1",
         data={"path": "tinker"},
     )
+
+
+async def test_a_trigger_starts_no_more_runs_than_its_tenant_may_have(
+    nats: NatsProcess, tmp_path: Path, keys_file: Path
+) -> None:
+    async with house(nats, tmp_path, keys_file=keys_file, quotas={"*": Quota(rl_runs=0)}) as home:
+        await home.furnish()
+        await give_rows(home, "bert")
+        wanted = {"name": "again", "on": "checkpoint.deleted", "start": SPEC}
+        made = await home.ask("POST", "/api/v1/triggers", BERT, json=wanted)
+        assert made.status_code == 200, made.text
+        record = await home.edge.records.get(TriggerRecord, "bert", "again")
+        async with Webhooks(Guard()) as webhooks:
+            seen = Triggers(home.edge, create, webhooks)
+            await seen.fire("bert", fire(Trigger("bert", record), fact("bert")))
+        (fired,) = (await home.ask("GET", "/api/v1/triggers/again/firings", BERT)).json()["firings"]
+        assert fired["outcome"] == "failed" and "quota rl_runs: the limit is 0" in fired["reason"]
