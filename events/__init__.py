@@ -32,12 +32,16 @@ blob_cache.py  local copies of what lies there
 stored_file.py an answer that is a file from there
 claims.py      how long such a payload lasts
 edge.py        what every HTTP edge shares
+keys.py        who holds which API key
+admission.py   who may come in at an edge, and as whom
+quotas.py      what a tenant may have at once
 app.py         a service's application
 serve.py       an application as a process
 activity.py    whether a replica shall take work, and whether it has some
 activation.py  the request that a replica works under, as an event
 activate.py    its HTTP side
 platform.py    how the services fare, by who runs them
+knative.py     the same, by the records of a Knative cluster
 notify.py      what a process tells its parent
 settings.py    what every service is told by its environment
 trace.py       which trace the work at hand belongs to
