@@ -14,8 +14,11 @@ GUIDE = Path(__file__).resolve().parents[2] / "docs" / "rl.md"
 
 
 async def test_a_stock_subscriber_hears_each_fact_once(
-    bus: Bus, nats: NatsProcess, unique: str, tmp_path: Path
+    own_nats: NatsProcess, unique: str, tmp_path: Path
 ) -> None:
+    """On a server where nobody else says anything: a subscriber hears all tenants."""
+    bus = await Bus.connect(own_nats.url, name="test")
+    await bus.ensure_shared_streams()
     (code,) = re.findall(r"```python\n(# subscriber.py.*?)```", GUIDE.read_text(), re.DOTALL)
     imported = set(re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE))
     assert imported == {"asyncio", "os", "nats", "cloudevents"}
@@ -38,7 +41,7 @@ async def test_a_stock_subscriber_hears_each_fact_once(
         "error",
         script,
         cwd=tmp_path,
-        env={**environment, "NATS_URL": nats.url, "PYTHONIOENCODING": "utf-8"},
+        env={**environment, "NATS_URL": own_nats.url, "PYTHONIOENCODING": "utf-8"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -50,6 +53,6 @@ async def test_a_stock_subscriber_hears_each_fact_once(
         said += [line] if unique in line else []
     subscriber.kill()
     await subscriber.communicate()
-    await bus.js.delete_consumer("FACTS", "my-subscriber")
+    await bus.close()
     start = f"dev.rekindle.dataset.uploaded größe/{unique}"
     assert said == [f"{start} {{'number': {number}}}" for number in (1, 2, 3)]
