@@ -43,14 +43,14 @@ KN: dict[str, set[str]] = {
     "domain create": {"--ref", "--tls"},
 }
 KUBECTL: dict[str, set[str]] = {
-    "apply": {"-f", "-k"},
+    "apply": {"-f", "-k", "--server-side"},
     "get": {"-o"},
     "patch": {"--type", "-p"},
     "annotate": {"--overwrite"},
     "create secret generic": {"--from-file", "--from-literal", "--dry-run", "-o"},
     "port-forward": set(),
 }
-WITHOUT_VALUE = {"--no-wait", "--overwrite", "--verbose"}
+WITHOUT_VALUE = {"--no-wait", "--overwrite", "--server-side", "--verbose"}
 OTHERS = {"export", "cp", "sed", "base64", "install", "python3", "./task"}
 """Programs that are looked at one by one."""
 

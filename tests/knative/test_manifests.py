@@ -56,9 +56,10 @@ def test_only_gpus_ask_for_an_initial_scale_of_zero_and_the_readme_says_what_per
     asking = {name.partition(":")[0] for name, one in EVERY if needs_zero_initial_scale(one)}
     assert asking == {"gpu model"}
     assert '`allow-zero-initial-scale: "true"`' in README.read_text()
-    # What is patched by hand is what the table names.
-    patched = re.findall(r"\"([a-z.-]+)\": \"(?:enabled|true)\"", README.read_text())
-    assert set(patched) == {*NAMED_FLAGS, "allow-zero-initial-scale"}
+    # What is switched on is what the table names.
+    switched = [load(path) for path in sorted((README.parent / "features").glob("*.yaml"))]
+    assert [one["metadata"]["name"] for (one,) in switched] == ["config-autoscaler", "config-features"]
+    assert {key for (one,) in switched for key in one["data"]} == {*NAMED_FLAGS, "allow-zero-initial-scale"}
 
 
 def test_one_object_a_file_and_every_file_is_used() -> None:
