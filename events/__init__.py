@@ -46,5 +46,9 @@ notify.py      what a process tells its parent
 settings.py    what every service is told by its environment
 trace.py       which trace the work at hand belongs to
 logs.py        structured logging
+metrics.py     what is counted
+scrape.py      where metrics are read, and a process is asked for its life
+otel.py        spans to a collector
+observe.py     metrics and spans of a process, where they are wanted
 tasks.py       several tasks as one, and ending them for good
 """

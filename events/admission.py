@@ -9,6 +9,9 @@ from events.edge import HEALTH, LIFE, PREFIX, failed
 from events.keys import LOCAL_TENANT, Keyring
 from events.settings import LOOPBACK, EdgeSettings
 
+UNTOLD = {ACTIVATE} | {f"{PREFIX}/{name}" for name in ("retrieve_future", "session_heartbeat", "telemetry")}
+"""Asked again and again: like requests that only read, they begin no trace of their own."""
+
 
 class Admission:
     """Who may come in: checks the API key, names the tenant, refuses pages of other origins.
@@ -30,8 +33,18 @@ class Admission:
         if not isinstance(tenant, str):
             return await tenant(scope, receive, send)
         scope["tenant"] = tenant
-        trace.take_up(headers.get("traceparent"))
-        return await self._app(scope, receive, send)
+        await self._let_in(headers.get("traceparent"), scope, receive, send)
+
+    async def _let_in(self, traceparent: str | None, scope: Scope, receive: Receive, send: Send) -> None:
+        """As a part of the caller's trace, or as the beginning of one."""
+        known = trace.is_one(traceparent)
+        trace.take_up(traceparent)
+        if not known and (scope["method"] == "GET" or scope["path"] in UNTOLD):
+            return await self._app(scope, receive, send)
+        with trace.span(scope["method"], itself=not known, kind="server"):
+            await self._app(scope, receive, send)
+            if (route := scope.get("route")) is not None:
+                trace.rename(f"{scope['method']} {route.path}")
 
     def _is_open(self, path: str) -> bool:
         """Health, and download links, which carry their own signature."""

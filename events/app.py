@@ -10,13 +10,14 @@ import structlog
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from events import activate, tasks
+from events import activate, metrics, scrape, tasks
 from events.admission import Admission
 from events.edge import HEALTH, LIFE, OPEN_PATHS, PREFIX, Edge, EdgeDep, add_error_answers
 from events.failure import BusUnavailable
 from events.notify import Notify
+from events.observe import observed
 from events.settings import EdgeSettings
 
 log = structlog.get_logger(__name__)
@@ -32,6 +33,11 @@ def make_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with observed(service, settings), working(app):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def working(app: FastAPI) -> AsyncIterator[None]:
         app.state.edge = edge = await Edge.open(settings, service)
         beside = [asyncio.ensure_future(Notify(settings.notify_fd).follow(edge.activity))]
         if background is not None:
@@ -52,7 +58,7 @@ def make_app(
         app.include_router(activate.router)
     app.add_api_route(HEALTH, _healthz, methods=["GET"])
     app.add_api_route(LIFE, _livez, methods=["GET"])
-    app.add_api_route("/metrics", _metrics, methods=["GET"])
+    app.add_api_route(scrape.METRICS, _metrics, methods=["GET"])
     add_error_answers(app)
     app.add_middleware(Admission, settings=settings)
     app.add_middleware(Presence, state=app.state)
@@ -60,7 +66,7 @@ def make_app(
 
 
 class Presence:
-    """Counts open requests, but for health and metrics: they are a reason to stay."""
+    """Counts requests, but for health and metrics: open ones are a reason to stay."""
 
     def __init__(self, app: ASGIApp, state: object) -> None:
         self._app = app
@@ -69,9 +75,15 @@ class Presence:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             return await self._app(scope, receive, send)
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                metrics.HTTP_ANSWERS.labels(message["status"]).inc()
+            await send(message)
+
         edge: Edge = self._state.edge  # type: ignore[attr-defined]
         with edge.activity.presence.during():
-            return await self._app(scope, receive, send)
+            return await self._app(scope, receive, counted)
 
 
 def _end_with_it(work: "asyncio.Future[None]") -> None:

@@ -24,7 +24,7 @@ from nats.js.api import ConsumerConfig, ConsumerInfo, StreamConfig
 from nats.js.errors import APIError, BadRequestError, NoStreamResponseError, NotFoundError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from events import envelope, names, streams
+from events import envelope, metrics, names, streams
 from events.failure import BusUnavailable, Conflict, StreamFull
 
 log = structlog.get_logger(__name__)
@@ -124,9 +124,14 @@ class Bus:
             ping_interval=PING_SECONDS,
             pending_size=64 * 1024 * 1024,
             error_cb=_note,
+            disconnected_cb=bus._disconnected,
             reconnected_cb=bus._reconnected,
         )
         return bus
+
+    async def _disconnected(self) -> None:
+        if not self.client.is_closed:  # else it is we who have ended it
+            metrics.DISCONNECTIONS.inc()
 
     async def _reconnected(self) -> None:
         self.reconnects += 1

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from cloudevents.core.v1.event import CloudEvent
 
-from events import catalog, claims, envelope, names
+from events import catalog, claims, envelope, metrics, names
 from events.blobs import Blobs
 from events.bus import Bus
 from events.failure import Failure, NotFound, RekindleError
@@ -116,12 +116,13 @@ class Futures:
         woken = asyncio.Event()
         self._waiting[place.result_subject].add(woken)
         try:
-            found = await self._result(place) or await self._without_work(place, request_id)
-            deadline = _now() + seconds
-            while found is None and not self._released and await _until(woken, deadline - _now()):
-                woken.clear()
-                found = await self._result(place)
-            return found or await self._result(place)
+            with metrics.POLLS_WAITING.track_inprogress():
+                found = await self._result(place) or await self._without_work(place, request_id)
+                deadline = _now() + seconds
+                while found is None and not self._released and await _until(woken, deadline - _now()):
+                    woken.clear()
+                    found = await self._result(place)
+                return found or await self._result(place)
         finally:
             self._forget(place.result_subject, woken)
 

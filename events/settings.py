@@ -25,6 +25,10 @@ class BusSettings(BaseSettings):
     """How long operations wait for a missing earlier number; clients retry a POST for 300 s."""
     log_json: bool = False
     """JSON lines instead of text for people."""
+    host: str = "127.0.0.1"
+    """Address on which to listen."""
+    metrics_port: int = Field(default=0, ge=0, lt=65536)
+    """Where metrics are read without a key, and the process is asked for its life; 0 = nowhere."""
 
 
 class Quota(BaseModel):
@@ -52,7 +56,6 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class EdgeSettings(BusSettings):
     """Settings of an HTTP edge."""
 
-    host: str = "127.0.0.1"
     port: int = 8000
     body_limit_bytes: int = 64 * 1024 * 1024
     """Largest body of a training batch."""

@@ -16,7 +16,7 @@ and gives itself back (`GivenBack`) when the replica is to take no more work, or
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
@@ -25,7 +25,7 @@ from cloudevents.core.exceptions import BaseCloudEventException
 from cloudevents.core.v1.event import CloudEvent
 from tenacity import retry, retry_if_exception_type, wait_exponential_jitter
 
-from events import catalog, claims, envelope, facts, names, tasks, tenants, trace
+from events import catalog, claims, envelope, facts, metrics, names, tasks, tenants, trace
 from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import SILENCE, Bus, again_when_unavailable
@@ -247,7 +247,8 @@ class QueueWorker:
             async with self._place(tenant, event, data):
                 self._waiting.discard(delivery)
                 self._news.set()
-                return await self._handler(event, data)
+                with _in_hand(event):
+                    return await self._handler(event, data)
         finally:
             self._news.set()
 
@@ -281,6 +282,7 @@ class QueueWorker:
             for fact in answer.facts:
                 await self._publish(tenant, fact)
             await self._resolve(event, catalog.RESOLVED, answer.data, answer.content_type)
+        metrics.answered(event.get_type(), delivery.time)
         await self._settle(delivery, event)
 
     @again_when_stored
@@ -315,12 +317,13 @@ class QueueWorker:
         with contextlib.suppress(NotFound):  # its payload is gone: the rest says something too
             whole = await claims.unclaimed(self._blobs, event)
             event = await claims.lend(self._bus, self._blobs, self._queue.tenant(event), whole, DEAD_DAYS)
+        metrics.DEAD_LETTERS.labels(metrics.kind_of(event.get_type())).inc()
         await self._bus.append(names.dead_subject(delivery.subject), event)
         return event.get_extension("dataref") or None
 
     async def _failed(self, delivery: Delivery, event: CloudEvent, failure: Failure) -> None:
         if failure.category == "user" or not failure.retryable:
-            await self._resolve(event, catalog.FAILED, failure.model_dump_json().encode())
+            await self._resolve_failed(delivery, event, failure)
             await self._settle(delivery, event)
             return
         failures = await self._failures(delivery.subject) + 1
@@ -345,8 +348,12 @@ class QueueWorker:
     async def _give_up(self, delivery: Delivery, event: CloudEvent, failure: Failure) -> None:
         log.error("dead.letter", stream=DEAD, subject=delivery.subject, reason=failure.message)
         kept = await self._bury(delivery, event)
-        await self._resolve(event, catalog.FAILED, failure.model_dump_json().encode())
+        await self._resolve_failed(delivery, event, failure)
         await self._settle(delivery, event, kept)
+
+    async def _resolve_failed(self, delivery: Delivery, event: CloudEvent, failure: Failure) -> None:
+        await self._resolve(event, catalog.FAILED, failure.model_dump_json().encode())
+        metrics.answered(event.get_type(), delivery.time, failure)
 
     @again_when_stored
     @again_when_unavailable
@@ -367,3 +374,14 @@ class QueueWorker:
         )
         result = await claims.lend(self._bus, self._blobs, tenant, result, RESULT_DAYS)
         await self._bus.append_once(RESULTS, self._queue.result_subject(event), result)
+
+
+@contextlib.contextmanager
+def _in_hand(event: CloudEvent) -> Iterator[None]:
+    """What is done for a command, to be counted and traced."""
+    kind, subject = metrics.kind_of(event.get_type()), event.get_subject() or ""
+    with (
+        metrics.IN_HAND_SECONDS.labels(kind).time(),
+        trace.span(kind, kind="consumer", command=event.get_id(), subject=subject),
+    ):
+        yield

@@ -10,6 +10,7 @@ from events.dispatcher.dispatcher import Dispatcher
 from events.dispatcher.post import make_client
 from events.dispatcher.settings import DispatcherSettings
 from events.notify import Notify
+from events.observe import observed
 from events.platform import Platform, StateFile
 
 
@@ -20,7 +21,7 @@ async def run(settings: DispatcherSettings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     blobs = open_blobs(settings)
     bus = await Bus.connect(settings.nats_url, name="dispatcher", replicas=settings.replicas)
-    async with make_client(settings.activation_key) as http:
+    async with observed("dispatcher", settings), make_client(settings.activation_key) as http:
         dispatcher = Dispatcher(
             bus,
             blobs,

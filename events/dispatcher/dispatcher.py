@@ -10,7 +10,7 @@ from datetime import datetime
 import httpx
 import structlog
 
-from events import liveness, names, tasks
+from events import liveness, metrics, names, tasks
 from events.blobs import Blobs
 from events.bus import Bus
 from events.dispatcher.backlog import backlog_of
@@ -88,6 +88,8 @@ class Dispatcher:
             log.info("service.left", service=name)
             del self._kept[name]
             await tasks.end(task)
+            metrics.QUEUED.remove(name)
+            metrics.ACTIVATIONS.remove(name)
         for spec in found.values():
             if spec.name not in self._kept:
                 backlog = backlog_of(spec, self._bus, self._gap_seconds)
@@ -115,6 +117,8 @@ class Dispatcher:
         async with self._checking:
             found = await self._platform.status()
             for service in self.services:
+                metrics.QUEUED.labels(service.spec.name).set(service.backlog.depth)
+                metrics.ACTIVATIONS.labels(service.spec.name).set(service.slots.open)
                 status = found.get(service.spec.name)
                 try:
                     if status is not None:

@@ -223,6 +223,7 @@ def _environment(options: StackOptions) -> dict[str, str]:
         "REKINDLE_BLOBS": os.environ.get("REKINDLE_BLOBS") or str(options.data_dir / "blobs"),
         "REKINDLE_EXTERNAL_URLS_SECRET": _secret(options.data_dir),
         "REKINDLE_GRACE_SECONDS": str(GRACE_SECONDS),
+        "REKINDLE_METRICS_PORT": "0",  # one for all of them they cannot have; each has them at its own port
         # Several processes share the cores: threads that spin while they wait would take them from each other.
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "TOKENIZERS_PARALLELISM": "false",

@@ -11,7 +11,7 @@ from cloudevents.core.v1.event import CloudEvent
 from pydantic import TypeAdapter
 from pydantic_core import from_json
 
-from events import catalog, claims, facts, names
+from events import catalog, claims, facts, metrics, names
 from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import Bus
@@ -75,6 +75,8 @@ class RewardWorker:
             return Answer(response.model_dump_json().encode())
         shard = ScoreShard.model_validate_json(data, context=CHECKED)
         scores = await self._scorer.score(_tenant(event), shard.grader, shard.items, shard.columns)
+        for score in scores:
+            metrics.SCORES.labels(shard.grader.type, score.outcome).inc()
         return Answer(
             SCORES.dump_json(scores), facts=[_scored(event, shard, scores), *_excluded(event, shard, scores)]
         )

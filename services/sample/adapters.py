@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from events import metrics
 from services.model.lora import Adapter
 from services.sample.engine import AdapterRef
 
@@ -88,8 +89,10 @@ class AdapterStore(Generic[T]):
         try:
             if evicted is not None:
                 await self._unload(evicted.loading.result())
+                metrics.ADAPTERS_EVICTED.inc()
             adapter = await self._load(ref)
             loaded = True
+            metrics.ADAPTERS_LOADED.inc()
             return adapter
         finally:
             if not loaded:

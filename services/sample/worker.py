@@ -10,7 +10,7 @@ from typing import Any
 
 from cloudevents.core.v1.event import CloudEvent
 
-from events import catalog, envelope, facts, names
+from events import catalog, envelope, facts, metrics, names
 from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import Bus
@@ -108,6 +108,8 @@ class SampleWorker:
             raise UserError(str(error)) from error
         except EngineError as error:
             raise WorkerBroken(str(error)) from error
+        tokens = sum(len(sequence.tokens) for sequence in result.sequences)
+        metrics.sampled(command.base, len(command.request.prompt.tokens), tokens)
         said = [_sampled(command, result)]
         if command.version is not None:
             said.append(_rolled_out(command, result))

@@ -1,11 +1,13 @@
 """Forward-backward commands of many runs in shared passes; the one that is at fault fails alone."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 
 import structlog
 
-from events import trace
+from events import catalog, metrics, names, trace
 from events.failure import Failure, ServerError
 from events.order import Entry
 from services.train.engine import PassResult, PassWork, WorkError
@@ -28,13 +30,16 @@ class Job:
     entry: Entry
     work: PassWork
     traceparent: str | None
+    taken: int = field(default_factory=time.time_ns)
+    """Nanoseconds since 1970."""
 
 
 async def train_together(jobs: list[Job], run_passes: RunPasses, record: Record) -> None:
     """Compute all jobs, as few passes as may be; every job is recorded, well or failed."""
     while jobs:
         try:
-            results = await run_passes([job.work for job in jobs])
+            with _shared_pass(jobs):
+                results = await run_passes([job.work for job in jobs])
         except WorkError as error:
             job = jobs.pop(error.work)
             await record(job.run, job.entry, failure_of(error))
@@ -44,9 +49,33 @@ async def train_together(jobs: list[Job], run_passes: RunPasses, record: Record)
             return
         else:
             for job, result in zip(jobs, results, strict=True):
-                trace.take_up(job.traceparent)
-                await record(job.run, job.entry, passed(job.run, job.entry, job.work, result))
+                with _in_hand(job):
+                    await record(job.run, job.entry, passed(job.run, job.entry, job.work, result))
             return
+
+
+@contextlib.contextmanager
+def _shared_pass(jobs: list[Job]) -> Iterator[None]:
+    """A part of the trace of all jobs or, if they have several, one of its own that names them."""
+    commands = [job.traceparent for job in jobs if job.traceparent is not None]
+    shared = len(set(map(trace.trace_id, commands))) != 1
+    trace.take_up(None if shared else commands[0])
+    links = commands if shared else ()
+    runs = len({id(job.run) for job in jobs})
+    with trace.span("train.pass", itself=shared, links=links, commands=len(jobs), runs=runs):
+        yield
+
+
+@contextlib.contextmanager
+def _in_hand(job: Job) -> Iterator[None]:
+    """A command's own part, from when it was taken."""
+    trace.take_up(job.traceparent)
+    name, command = (
+        metrics.kind_of(catalog.FORWARD_BACKWARD),
+        names.future_id(job.run.run_id, job.entry.number),
+    )
+    with trace.span(name, kind="consumer", start=job.taken, command=command, subject=job.run.run_id):
+        yield
 
 
 async def _train_apart(jobs: list[Job], run_passes: RunPasses, record: Record, error: Exception) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from events import catalog, claims, envelope, facts, liveness, names, tasks, trace
+from events import catalog, claims, envelope, facts, liveness, metrics, names, tasks, trace
 from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import Bus
@@ -394,9 +394,19 @@ class TrainWorker:
 
     async def _run_passes(self, work: list[PassWork]) -> list[PassResult]:
         if not self._deterministic:
-            return await self._compute(self._engine.run_passes, work)
+            return await self._run_pass(work)
         # A row of a product depends bitwise on its company: one command, one pass.
-        return [result for one in work for result in await self._compute(self._engine.run_passes, [one])]
+        return [result for one in work for result in await self._run_pass([one])]
+
+    async def _run_pass(self, work: list[PassWork]) -> list[PassResult]:
+        began = _now()
+        results = await self._compute(self._engine.run_passes, work)
+        metrics.passed(self._base, len({id(one.run) for one in work}), _now() - began)
+        for one in work:
+            metrics.worked(catalog.FORWARD_BACKWARD, _now() - began)
+            counter = metrics.FORWARD_TOKENS if one.forward_only else metrics.TRAINED_TOKENS
+            counter.labels(self._base).inc(sum(len(datum.tokens) for datum in one.data))
+        return results
 
     async def _failed_before(self, run: HeldRun, entry: Entry) -> bool:
         assert run.holder is not None, "a turn is taken by the holder"
@@ -415,7 +425,10 @@ class TrainWorker:
             _refuse_condemned(run, entry)
             event, data = await run.holder.payload(entry)
             trace.take_up(event.get_extension("traceparent"))
-            done = await self._command(run, entry, data, replayed)
+            began = _now()
+            kind = metrics.kind_of(entry.type)
+            with trace.span(kind, kind="consumer", command=event.get_id(), subject=run.run_id):
+                done = await self._command(run, entry, data, replayed)
         except CommandFailed as error:
             await self._record(run, entry, error.failure)
         except (LeaseLost, Conflict, BusUnavailable):
@@ -426,6 +439,7 @@ class TrainWorker:
             run.stale = run.stale or not replayed  # it may have ended half-way
         else:
             if done is not None:
+                metrics.worked(entry.type, _now() - began)
                 await self._record(run, entry, done)
 
     async def _command(self, run: HeldRun, entry: Entry, data: bytes, replayed: bool) -> Done | None:
@@ -465,7 +479,11 @@ class TrainWorker:
         earlier: "asyncio.Task[None] | None",
     ) -> None:
         await _after(earlier)
-        await self._write(run, entry, await self._commands.save(run, entry, command, copy))
+        began = _now()
+        with trace.span("train.save"):
+            done = await self._commands.save(run, entry, command, copy)
+        metrics.worked(entry.type, _now() - began)
+        await self._write(run, entry, done)
 
     # Results
 
@@ -497,6 +515,7 @@ class TrainWorker:
             subject, await claims.keep(self._blobs, self._base, run.tenant, run.run_id, event)
         )
         run.resolve([entry.number])
+        metrics.answered(entry.type, entry.time, done if isinstance(done, Failure) else None)
 
     def _spawn(self, run: HeldRun, writing: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(writing)

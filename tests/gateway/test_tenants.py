@@ -30,6 +30,7 @@ from events.records import (
 )
 from events.settings import EdgeSettings, Quota
 from services.gateway.app import build
+from services.local.nats_server import free_port
 from tests.events.nats_process import NatsProcess
 
 ANNE, BERT, ACTIVATOR = "tml-anne-key", "tml-bert-key", "tml-activator"
@@ -364,3 +365,16 @@ async def test_two_tenants_runs_of_one_name_are_two(
             for key in (ANNE, BERT)
         ]
         assert info == [4, 2]
+
+
+async def test_metrics_are_read_without_a_key_at_their_own_port_alone(
+    nats: NatsProcess, tmp_path: Path, keys_file: Path
+) -> None:
+    port = free_port()
+    async with house(nats, tmp_path, keys_file=keys_file, metrics_port=port) as home:
+        assert (await home.ask("GET", "/api/v1/get_server_capabilities", ANNE)).status_code == 200
+        assert (await home.ask("GET", "/metrics", None)).status_code == 401
+        async with httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}") as http:
+            said = (await http.get("/metrics")).text
+            assert (await http.get("/api/v1/get_server_capabilities")).status_code == 404
+    assert re.search(r'rekindle_http_answers_total\{status="200"\} [1-9]', said)

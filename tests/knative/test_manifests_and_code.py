@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from events import catalog, names
+from events import catalog, names, scrape
 from events.activation import DEADLINE_SECONDS
 from events.dispatcher.settings import DispatcherSettings
 from events.edge import OPEN_PATHS
@@ -24,7 +24,7 @@ from services.sample.settings import SampleSettings
 from services.train.settings import TrainSettings
 from tests.knative import knative_sets as sets
 from tests.knative.knative_paths import Pod, reaches, selects
-from tests.knative.knative_rules import SCALING, containers, is_knative, pod, scale, template
+from tests.knative.knative_rules import RESERVED_PORTS, SCALING, containers, is_knative, pod, scale, template
 from tests.knative.knative_schema import Manifest
 
 SETTINGS: dict[str, type[BusSettings]] = {
@@ -223,6 +223,16 @@ def test_services_listen_where_knative_knocks(name: str, one: Manifest) -> None:
         assert get["port"] == int(told["REKINDLE_PORT"]) and get["path"] in OPEN_PATHS
 
 
+def test_metrics_are_read_at_a_port_that_only_the_dispatcher_names() -> None:
+    told = {int(common(name)["REKINDLE_METRICS_PORT"]) for name in ("base", "ha")}
+    (policy,) = sets.one("base", "NetworkPolicy", "metrics")["spec"]["ingress"]
+    (container,) = containers(sets.one("base", "Deployment", "dispatcher"))
+    (port,) = container["ports"]
+    assert told == {each["port"] for each in policy["ports"]} == {port["containerPort"]}
+    assert container["livenessProbe"]["httpGet"] == {"path": scrape.LIFE, "port": port["name"]}
+    assert not told & RESERVED_PORTS
+
+
 @pytest.mark.parametrize("set_name", ["base", "ha"])
 def test_every_address_is_that_of_a_service_and_its_port(set_name: str) -> None:
     there = {
@@ -405,7 +415,8 @@ PERMITTED: list[tuple[Pod | str, Pod | str, int]] = [
     *((Pod.elsewhere("knative-serving"), Pod.of(kind), 8012) for kind in EDGES),
     *((Pod.elsewhere("knative-serving"), Pod.of(kind), 9090) for kind in EDGES),
     *((Pod.elsewhere("kourier-system"), Pod.of(kind), 8012) for kind in EDGES),
-    *((Pod({}, {"rekindle.dev/scrapes": "true"}), Pod.of(kind), 8080) for kind in EDGES),
+    *((Pod({}, {"rekindle.dev/scrapes": "true"}), Pod.of(kind), 9464) for kind in (*EDGES, "dispatcher")),
+    *((Pod.of(kind), Pod({}, {"rekindle.dev/collects": "true"}), 4318) for kind in (*EDGES, "dispatcher")),
     *((Pod.of(kind), Pod.elsewhere("kube-system"), 53) for kind in SETTINGS),
     *(
         (Pod.of(kind), PUBLIC, 443)
@@ -423,7 +434,10 @@ REFUSED: list[tuple[Pod | str, Pod | str, int]] = [
     *((Pod.of(kind), PRIVATE, 443) for kind in SETTINGS if kind != "dispatcher"),
     *((Pod.of("reward"), Pod.of(kind), port) for kind in EDGES for port in (8012, 8080)),
     *((Pod.of("gateway"), Pod.of(kind), 8080) for kind in ACTIVATED),
-    *((Pod.elsewhere("default"), Pod.of(kind), port) for kind in EDGES for port in (8012, 8080)),
+    *((Pod.elsewhere("default"), Pod.of(kind), port) for kind in EDGES for port in (8012, 8080, 9464)),
+    *((Pod.of("reward"), Pod.of(kind), 9464) for kind in (*EDGES, "dispatcher")),
+    *((Pod({}, {"rekindle.dev/scrapes": "true"}), Pod.of(kind), 8080) for kind in EDGES),
+    *((Pod.of(kind), Pod.elsewhere("default"), 4318) for kind in SETTINGS),
     (Pod.elsewhere("default"), NATS, 4222),
     (Pod.elsewhere("default"), BLOBS, 8333),
     (Pod.called("blobs-bucket"), NATS, 4222),

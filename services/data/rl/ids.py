@@ -4,10 +4,23 @@ is the same one.
 
 import hashlib
 
-from events import names
+from events import names, trace
 from events.records import RlRunRecord
 from rekindle.types import TinkerPath
-from services.data.rl.messages import Evaluate, Sample, Score
+from services.data.rl.messages import (
+    Await,
+    Command,
+    Create,
+    Evaluate,
+    Finish,
+    Probe,
+    Publish,
+    Report,
+    Sample,
+    Save,
+    Score,
+    Train,
+)
 
 NUMBER_BYTES = 6
 """Of a sample's number: 2^48 of them, so that no two of a run's samples meet."""
@@ -55,6 +68,28 @@ def score_future(run: RlRunRecord, command: Score | Evaluate) -> str:
 def seed(*parts: object) -> int:
     """62 bits that derive from the parts, none of which is a run's id: equal specs draw the same."""
     return int.from_bytes(_digest("seed", *parts)[:8], "big") >> 2
+
+
+def step_of(command: Command) -> int:
+    """The step that a command is for; -1 is what comes before all steps. Weights come from the step before them."""
+    match command:
+        case Create() | Finish():
+            return -1
+        case Publish() | Save() | Evaluate():
+            return command.version - 1
+        case Sample() | Score() | Await():
+            return command.batch
+        case Train():
+            return command.step
+        case Probe():
+            return command.train.step
+        case Report():  # evaluations alone are of the last step
+            return command.row - (command.train is None)
+
+
+def step_trace(run_id: str, step: int) -> str:
+    """The `traceparent` of all that is done for a step, whoever drives the run meanwhile."""
+    return trace.derived(run_id, step)
 
 
 def version_path(run: RlRunRecord, version: int) -> TinkerPath:

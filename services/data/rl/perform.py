@@ -7,11 +7,13 @@ drives the run, is raised.
 
 import asyncio
 
+from events import trace
 from events.edge import Edge
 from events.failure import CommandFailed, NotFound
 from events.futures import Gone
 from events.records import ModelRecord, RlRunRecord
 from rekindle.types import InvalidField
+from services.data.rl import ids
 from services.data.rl import messages as say
 from services.data.rl.alarms import gap_alarm
 from services.data.rl.ask import Asking
@@ -32,7 +34,7 @@ class Performer:
     def __init__(
         self, edge: Edge, tenant: str, run: RlRunRecord, model: ModelRecord, prompts: Prompts, hold: Hold
     ) -> None:
-        self._spec = run.spec
+        self._run_id, self._spec = run.run_id, run.spec
         self._results = results = Results(edge, tenant, run)
         self._log = TrainingLog(edge, tenant, run, prompts, results)
         self._asking = asking = Asking(edge, tenant, run, model, prompts, results)
@@ -48,20 +50,33 @@ class Performer:
 
         Raises BusError, and Overtaken or GivenBack when this driver shall work on it no more.
         """
+        trace.take_up(ids.step_trace(self._run_id, ids.step_of(command)))
         self._timing.begin(command)
+        with trace.span(f"rl.{command.kind}", command=command.id, subject=self._run_id):
+            event = await self._answer(command)
+        self._timing.answer(command)
+        if isinstance(command, say.Report) and command.train is not None:
+            self._step_ended(command)
+        return event
+
+    def _step_ended(self, command: say.Report) -> None:
+        """The span that all others of the step are below; as far as is known here, it began with its samples."""
+        start = self._timing.began(command)
+        with trace.span("rl.step", itself=True, start=start, subject=self._run_id, step=command.row):
+            pass
+
+    async def _answer(self, command: Command) -> Event:
         try:
-            event = await self._perform(command)
+            return await self._perform(command)
         except LostGroup as lost:
-            event = _lost(lost.score)
+            return _lost(lost.score)
         except Gone as error:
-            event = _gone(command, error)
+            return _gone(command, error)
         except CommandFailed as error:
             failure = error.failure
-            event = _failed(command, failure.message, failure.category, retryable=failure.retryable)
+            return _failed(command, failure.message, failure.category, retryable=failure.retryable)
         except (InvalidField, NotFound) as error:
-            event = _failed(command, str(error), "user")
-        self._timing.answer(command)
-        return event
+            return _failed(command, str(error), "user")
 
     async def lost(self, state: State) -> list[Event]:
         """What settled places of batches that are not submitted have lost since: results are kept for a day."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import anyio.to_thread
 
 from events import catalog, facts
+from events import metrics as counts
 from events.commands import release
 from events.edge import Edge
 from events.failure import CommandFailed, NotFound
@@ -68,6 +69,7 @@ class Reporter:
                 metrics.row_of, step, self._run.spec, seconds, datetime.now(UTC), time
             )
             await self._hold.write_row(row)
+            counts.stepped(self._run.base, row.staleness)
         alarm = await anyio.to_thread.run_sync(metrics.alarm_of, step, self._run.spec)
         await self._say(catalog.STEP_COMPLETED, command.id, row.model_dump(mode="json"))
         if alarm is not None:

@@ -26,6 +26,12 @@ class Timing:
         if command.id in self._begun:  # else it was answered elsewhere, and this only found out
             self._answered[command.id] = time.monotonic()
 
+    def began(self, report: Report) -> int | None:
+        """When a step's first sample was asked for here, in nanoseconds since 1970; None: none was."""
+        begun = [self._begun[score.sample.id] for score in report.groups if score.sample.id in self._begun]
+        ago = time.monotonic() - min(begun) if begun else None
+        return None if ago is None else time.time_ns() - round(ago * 1e9)
+
     def of(self, report: Report) -> dict[str, float | None]:
         """`seconds_sample`, `seconds_score` and `seconds_train` of a step."""
         samples = [score.sample.id for score in report.groups]

@@ -14,6 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
 from events import names
 from events.bus import Bus
 from events.streams import RESULTS, REWARD, SAMPLE
@@ -47,6 +50,20 @@ def spec(dataset: str, **changed: Any) -> Json:
 
 class Rig(Lab):
     """A client of RL runs."""
+
+    services: Mapping[str, Service]
+    """By kind."""
+
+    def counted(self, kind: str, name: str) -> float:
+        """A metric of a service, over all labels."""
+        url = self.services[kind].url.removesuffix("/api/v1")
+        said = httpx.get(f"{url}/metrics", trust_env=False, timeout=60).text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(said)
+            for sample in family.samples
+            if sample.name == name
+        )
 
     def start(self, spec: Json, **headers: str) -> Json:
         answer = self.http.post("rl_runs", json=spec, headers=headers)
@@ -143,6 +160,7 @@ def opened(
         kind: Service(kind, folder, environment, QUICK_DELIVERY + preludes.get(kind, "")) for kind in KINDS
     }
     rig = Rig(nats.url, blobs, services["gateway"], services["data"])
+    rig.services = services
     try:
         with ThreadPoolExecutor(len(KINDS)) as pool:
             list(pool.map(Service.start, services.values()))

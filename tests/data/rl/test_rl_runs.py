@@ -7,15 +7,45 @@ from pathlib import Path
 
 import pytest
 
+from events import trace
+from services.data.rl import ids
 from tests.data.lab import wait_until
 from tests.data.rl.rl_rig import Rig, opened, spec
+from tests.events.collector import Collector, Seen, collecting
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
+STEP = {
+    ("data", "rl.step"),
+    ("data", "rl.sample"),
+    ("sample", "sample.generate"),
+    ("data", "rl.score"),
+    ("reward", "reward.score"),
+    ("data", "rl.train"),
+    ("train", "train.pass"),
+    ("train", "train.forward_backward"),
+    ("train", "train.optim_step"),
+    ("data", "rl.publish"),
+    ("train", "train.save_weights_for_sampler"),
+    ("train", "train.save"),
+}
+"""Services and what they do in every step."""
+
+
 @pytest.fixture(scope="module")
-def rig(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    with opened(tmp_path_factory.mktemp("rl"), tiny_model_dir) as running:
+def collector() -> Iterator[Collector]:
+    """Where the services' spans go."""
+    with collecting() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def rig(
+    tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory, collector: Collector
+) -> Iterator[Rig]:
+    told = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+    with opened(tmp_path_factory.mktemp("rl"), tiny_model_dir, **told) as running:
         yield running
 
 
@@ -45,6 +75,46 @@ def test_a_run_learns_and_says_how(rig: Rig, undisturbed: str):
         assert row["ratio"] == pytest.approx(1.0, abs=1e-4)
         assert row["tokens_sampled"] <= 4 * 8 * 2
         assert row["staleness"] == 0
+
+
+def test_a_step_is_one_trace_across_services(rig: Rig, collector: Collector, undisturbed: str):
+    def of_step(spans: list[Seen], step: int) -> list[Seen]:
+        id = trace.trace_id(ids.step_trace(undisturbed, step))
+        return [span for span in spans if span.trace == id]
+
+    def is_whole(spans: list[Seen], step: int) -> bool:
+        found = of_step(spans, step)
+        parents = {span.parent for span in found if span.name != "rl.step"}
+        return {(span.service, span.name) for span in found} >= STEP and parents <= {
+            span.id for span in found
+        }
+
+    spans = collector.until(lambda spans: all(is_whole(spans, step) for step in range(5)))
+    for step in range(5):
+        found = of_step(spans, step)
+        (root,) = (span for span in found if not span.parent)
+        assert root.name == "rl.step" and root.about["rekindle.step"] == step
+        assert f"{root.trace}-{root.id}" == ids.step_trace(undisturbed, step)[3:52]
+        assert root.seconds >= max(span.seconds for span in found if span.name == "rl.sample")
+        assert len([span for span in found if span.name == "sample.generate"]) >= 4
+
+
+def test_what_a_run_takes_is_counted(rig: Rig, undisturbed: str):
+    rows = rig.rows_of(undisturbed)[:5]
+    assert rig.counted("data", "rekindle_rl_steps_total") >= 5
+    assert rig.counted("data", "rekindle_rl_staleness_steps_count") >= 5
+    assert rig.counted("sample", "rekindle_sampled_tokens_total") >= sum(
+        row["tokens_sampled"] for row in rows
+    )
+    assert rig.counted("sample", "rekindle_adapters_loaded_total") >= 5
+    assert rig.counted("reward", "rekindle_scores_total") >= 5 * 4 * 8
+    assert rig.counted("train", "rekindle_trained_tokens_total") > 0
+    assert rig.counted("train", "rekindle_pass_runs_count") >= 5
+    for kind in ("sample", "reward", "train"):
+        commands = rig.counted(kind, "rekindle_commands_total")
+        assert 0 < commands <= rig.counted(kind, "rekindle_command_seconds_count"), kind
+    assert commands >= 1 + 6 + 2 * 5  # create, publish, and two for each step
+    assert rig.counted("gateway", "rekindle_http_answers_total") >= 2
 
 
 def test_killing_the_service_that_drives_it_changes_nothing(rig: Rig, dataset: str, undisturbed: str):
