@@ -75,7 +75,7 @@ def test_it_says_what_the_catalogue_says(image: Image) -> None:
         dict(word.split("=", 1) for word in shlex.split(dockerfile.one(last, "ENV"))) == catalog.ENVIRONMENT
     )
     assert dockerfile.one(last, "WORKDIR") == catalog.APP
-    assert dockerfile.named(last, "EXPOSE") == ([] if image.port is None else [str(image.port)])
+    assert dockerfile.named(last, "EXPOSE") == [str(image.port)]
     assert not dockerfile.named(last, "CMD")
 
 

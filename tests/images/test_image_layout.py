@@ -144,7 +144,7 @@ def test_the_configuration_is_that_of_the_catalogue(layout: Path) -> None:
     assert "PYTHONPATH=/app:/app/sdk" in config["config"]["Env"]
     assert config["config"]["Labels"]["org.opencontainers.image.version"] == "1.2"
     _, other, _ = read(layout, "dispatcher")
-    assert "ExposedPorts" not in other["config"]
+    assert other["config"]["ExposedPorts"] == {"9464/tcp": {}}, "to be scraped"
 
 
 def test_the_layers_unpack_to_the_tree(layout: Path, tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ class Image:
     """Path from ROOT."""
     torch: bool = False
     """Whether it takes PyTorch in one of two builds; where one alone will do, that is among its pins."""
-    port: int | None = PORT
-    """None = listens nowhere."""
+    port: int = PORT
+    """Where it listens; the dispatcher only to be scraped."""
 
     @property
     def entrypoint(self) -> list[str]:
@@ -70,7 +70,7 @@ IMAGES = {
         _service("checkpoint"),
         _service("data"),
         _service("reward"),
-        Image("dispatcher", "events.dispatcher", "events/dispatcher/Dockerfile", port=None),
+        Image("dispatcher", "events.dispatcher", "events/dispatcher/Dockerfile", port=9464),
         _service("train", torch=True),
         _service("sample", torch=True),
         Image("sample-vllm", "services.sample.app", "services/sample/vllm.Dockerfile"),

@@ -109,8 +109,7 @@ def _config(image: Image, tag: str, parts: tuple[Layer, ...]) -> Json:
         "WorkingDir": APP,
         "Labels": labels(image, tag),
     }
-    if image.port is not None:
-        settings["ExposedPorts"] = {f"{image.port}/tcp": {}}
+    settings["ExposedPorts"] = {f"{image.port}/tcp": {}}
     return {
         "created": EPOCH,
         "architecture": ARCHITECTURES[platform.machine()],
