@@ -14,6 +14,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from events.activation import DEADLINE_SECONDS
 from rekindle.types.requests import ServiceState
 
 State = ServiceState
@@ -36,6 +37,8 @@ class ServiceSpec(BaseModel):
     """Activations open at once: replicas times what one of them takes."""
     capacity: float = 1.0
     """Backlog that one activation is for: runs (train), tokens (sample), commands."""
+    seconds: float = DEADLINE_SECONDS
+    """How long an activation may be open, the start of the replica included."""
 
 
 class Verdict(BaseModel):

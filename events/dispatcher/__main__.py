@@ -21,6 +21,7 @@ async def run(settings: DispatcherSettings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     blobs = open_blobs(settings)
     bus = await Bus.connect(settings.nats_url, name="dispatcher", replicas=settings.replicas)
+    await bus.ensure_shared_streams()  # in a new cluster it may be the first to come
     async with observed("dispatcher", settings), make_client(settings.activation_key) as http:
         dispatcher = Dispatcher(
             bus,

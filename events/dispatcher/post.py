@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import structlog
 
-from events.activation import DEADLINE_SECONDS, PATH, activation_event, to_http
+from events.activation import PATH, activation_event, to_http
 from events.platform import ServiceSpec
 
 log = structlog.get_logger(__name__)
@@ -24,12 +24,12 @@ def make_client(key: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout, trust_env=False)
 
 
-async def post(http: httpx.AsyncClient, spec: ServiceSpec, seconds: float = DEADLINE_SECONDS) -> bool:
+async def post(http: httpx.AsyncClient, spec: ServiceSpec) -> bool:
     """Hold one activation open; whether the service ended it as it should."""
-    deadline = datetime.now(UTC) + timedelta(seconds=seconds)
+    deadline = datetime.now(UTC) + timedelta(seconds=spec.seconds)
     message = to_http(activation_event(spec.name, spec.kind, uuid.uuid4().hex, deadline))
     try:
-        async with asyncio.timeout(seconds + LATE_SECONDS):
+        async with asyncio.timeout(spec.seconds + LATE_SECONDS):
             answer = await http.post(f"{spec.url}{PATH}", content=message.body, headers=message.headers)
     except (httpx.HTTPError, TimeoutError) as error:
         log.info("activation.broke", service=spec.name, reason=repr(error))

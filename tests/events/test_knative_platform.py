@@ -1,6 +1,6 @@
 """Knative's own records, as a cluster writes them, say which services there are and how they fare."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from events.dispatcher.settings import DispatcherSettings
 from events.knative import Cluster, KnativePlatform, spec_of, status_of
 
 WHEN = "2026-11-01T10:00:00Z"
+THEN = datetime(2026, 11, 1, 10, tzinfo=UTC)
 SETTINGS = {"nats_url": "nats://127.0.0.1:4222", "blobs": "blobs"}
 
 
@@ -44,16 +45,20 @@ def revision(name: str, status: str = "True", **said: str) -> dict[str, Any]:
 
 
 def scale(name: str, actual: int, desired: int, **condition: str) -> dict[str, Any]:
-    conditions = [{"type": "Active", **condition}] if condition else []
+    conditions = [{"type": "Active", "lastTransitionTime": WHEN, **condition}] if condition else []
     status = {"actualScale": actual, "desiredScale": desired, "conditions": conditions}
     return {"metadata": {"name": name}, "status": status}
 
 
-def cluster(*, revisions: list[dict[str, Any]], scales: list[dict[str, Any]]) -> Cluster:
+def cluster(
+    *, revisions: list[dict[str, Any]], scales: list[dict[str, Any]], seconds: float = 0.0
+) -> Cluster:
+    """As read so many seconds after all conditions have changed."""
     return Cluster(
         (service(),),
         {one["metadata"]["name"]: one for one in revisions},
         {one["metadata"]["name"]: one for one in scales},
+        THEN + timedelta(seconds=seconds),
     )
 
 
@@ -66,6 +71,23 @@ def test_bounds_and_names_become_slots() -> None:
     assert (spec.name, spec.kind, spec.base) == ("train-qwen-1234", "train", "Qwen/Qwen3-8B")
     assert (spec.most, spec.capacity) == (48, 2.0), "three replicas with sixteen runs each"
     assert spec.url == "http://train-qwen-1234.rekindle.svc.cluster.local"
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds"),
+    [
+        ({}, 270.0),
+        ({"timeoutSeconds": 300, "responseStartTimeoutSeconds": 300}, 270.0),
+        ({"timeoutSeconds": 120}, 108.0),
+        ({"timeoutSeconds": 3600}, 270.0),  # the time to the first byte is 300 s where nothing is said
+        ({"timeoutSeconds": 600, "responseStartTimeoutSeconds": 600}, 270.0),
+        ({"timeoutSeconds": 600, "responseStartTimeoutSeconds": 20}, 18.0),
+        ({"idleTimeoutSeconds": 60}, 54.0),
+    ],
+)
+def test_an_activation_ends_before_knative_ends_the_request(limits: dict[str, int], seconds: float) -> None:
+    spec = spec_of(service(spec={"template": {"spec": limits}}), "rekindle")
+    assert spec is not None and spec.seconds == pytest.approx(seconds)
 
 
 def test_what_is_not_said_has_a_bound_and_an_address() -> None:
@@ -129,8 +151,73 @@ def test_a_revision_that_is_given_up_is_a_verdict() -> None:
     failed = revision(FIRST, "False", reason="ProgressDeadlineExceeded", message="no progress in 1800 s")
     status = status_of(failing(), cluster(revisions=[failed], scales=[scale(FIRST, 0, 1)]))
     assert status.state == "failed" and status.verdict is not None
-    assert status.verdict.at == datetime(2026, 11, 1, 10, tzinfo=UTC)
+    assert status.verdict.at == THEN
     assert status.verdict.reason == "no progress in 1800 s"
+
+
+@pytest.mark.parametrize(
+    ("reason", "seconds", "given"),
+    [
+        ("ProgressDeadlineExceeded", 59.0, 0.0),
+        ("ProgressDeadlineExceeded", 61.0, 60.0),  # what has come since then is failed, too
+        ("ExitCode137", 1.0, None),  # a pod that the kernel killed starts again
+        ("ExitCode1", 119.0, None),
+        ("ExitCode1", 121.0, 120.0),
+        ("ExitCode1", 300.0, 300.0),
+        ("Unschedulable", 599.0, None),  # a node is added
+        ("Unschedulable", 601.0, 600.0),
+    ],
+)
+def test_what_may_pass_is_a_verdict_only_when_it_lasts(
+    reason: str, seconds: float, given: float | None
+) -> None:
+    failed = revision(FIRST, "False", reason=reason, message=f"said {reason}")
+    waiting = scale(FIRST, 0, 1, status="Unknown", reason="Queued", message="requests are buffered")
+    status = status_of(failing(), cluster(revisions=[failed], scales=[waiting], seconds=seconds))
+    assert status.reason == f"said {reason}", "and not that requests are buffered"
+    if given is None:
+        assert (status.state, status.verdict) == ("starting", None)
+    else:
+        assert status.state == "failed" and status.verdict is not None
+        assert status.verdict.at == THEN + timedelta(seconds=given)
+
+
+def test_a_service_with_a_short_progress_deadline_is_given_up_sooner() -> None:
+    made = failing()
+    made["spec"]["template"]["metadata"]["annotations"]["serving.knative.dev/progress-deadline"] = "1m30s"
+    failed = revision(FIRST, "False", reason="ExitCode1")
+    early, late = (
+        Cluster((made,), {FIRST: failed}, at=THEN + timedelta(seconds=seconds)) for seconds in (89, 91)
+    )
+    assert status_of(made, early).verdict is None and status_of(made, late).verdict is not None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "given"), [(599.0, None), (601.0, 600.0), (661.0, 660.0)], ids=["soon", "late", "later"]
+)
+def test_replicas_that_do_not_come_within_the_progress_deadline_are_given_up(
+    seconds: float, given: float | None
+) -> None:
+    waiting = scale(FIRST, 0, 1, status="Unknown", reason="Queued", message="requests are buffered")
+    status = status_of(service(), cluster(revisions=[revision(FIRST)], scales=[waiting], seconds=seconds))
+    if given is None:
+        assert (status.state, status.verdict) == ("starting", None)
+    else:
+        assert status.verdict is not None and status.verdict.at == THEN + timedelta(seconds=given)
+        assert status.verdict.reason == "no replica was ready within 600 s"
+
+
+def test_a_service_that_lacks_some_of_its_replicas_works() -> None:
+    waiting = scale(FIRST, 1, 2, status="Unknown", reason="Queued", message="requests are buffered")
+    failed = revision(FIRST, "False", reason="Unschedulable", message="0/3 nodes are available")
+    status = status_of(failing(), cluster(revisions=[failed], scales=[waiting], seconds=9999.0))
+    assert (status.state, status.verdict) == ("ready", None)
+
+
+def test_a_target_that_knative_could_not_activate_is_given_up() -> None:
+    gone = scale(FIRST, 0, 0, status="False", reason="TimedOut", message="could not be activated")
+    status = status_of(service(), cluster(revisions=[revision(FIRST)], scales=[gone]))
+    assert status.verdict is not None and status.verdict.reason == "could not be activated"
 
 
 def test_a_new_revision_that_fails_beside_the_one_in_use_takes_nothing_away() -> None:
