@@ -7,6 +7,8 @@
 import json
 import os
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,11 @@ def faulty_task(command: SampleCommand) -> SampleTask:
     return replace(task, temperature=task.temperature * fault_of(command).get("temperature", 1.0))
 
 
-async def faulty_adapter(self: SampleWorker, command: SampleCommand) -> AdapterRef | None:
-    adapter = await adapter_of(self, command)
+@asynccontextmanager
+async def faulty_adapter(self: SampleWorker, command: SampleCommand) -> AsyncIterator[AdapterRef | None]:
     wrong = fault_of(command).get("adapter")
-    return replace(adapter, folder=Path(wrong)) if adapter is not None and wrong else adapter
+    async with adapter_of(self, command) as adapter:
+        yield replace(adapter, folder=Path(wrong)) if adapter is not None and wrong else adapter
 
 
 task_of, adapter_of = worker.task_of, SampleWorker._adapter

@@ -67,7 +67,9 @@ async def _alarms_of(rig: Rig, run_id: str) -> list[dict[str, Any]]:
 
 def test_clean_runs_give_no_alarm_and_fresh_rollouts_have_a_ratio_of_one(rig: Rig, clean: dict[int, str]):
     for run_id in clean.values():
-        assert rig.info(run_id)["phase"] == "completed" and alarms_of(rig, run_id) == []
+        info = rig.info(run_id)
+        assert info["phase"] == "completed", info["reason"]
+        assert alarms_of(rig, run_id) == []
         rows = rig.rows_of(run_id)[:5]
         assert all(row["gap"] < 1e-4 for row in rows if row["gap"] is not None)
         errors = [abs(row["entropy_errors"]) for row in rows if row["entropy_errors"] is not None]
