@@ -5,6 +5,7 @@ is reported apart. Rows are drawn from a seed. The values of every number and da
 "the three cheapest" has one answer. Knows nothing of questions or models.
 """
 
+import os
 import random
 import sqlite3
 from dataclasses import dataclass
@@ -241,11 +242,15 @@ def _cells(column: Column, rng: random.Random) -> list[str] | list[int]:
 
 
 def create_database(schema: Schema, path: Path, seed: int) -> None:
-    """Write `schema` with `ROWS` rows a table to a new SQLite file; the same seed gives the same rows."""
+    """Write `schema` with `ROWS` rows a table to a new SQLite file; the same seed gives the same rows.
+
+    It appears whole, in the place of an older one: another process may be doing the same.
+    """
     rng = random.Random(f"{seed}/{schema.name}")
     types = {"label": "TEXT", "category": "TEXT", "number": "INTEGER", "date": "TEXT"}
-    path.unlink(missing_ok=True)
-    connection = sqlite3.connect(path)
+    unfinished = path.with_name(f".{path.name}-{os.getpid()}")
+    unfinished.unlink(missing_ok=True)
+    connection = sqlite3.connect(unfinished)
     with connection:
         for table in schema.tables:
             columns = ", ".join(f"{column.name} {types[column.kind]}" for column in table.columns)
@@ -254,6 +259,7 @@ def create_database(schema: Schema, path: Path, seed: int) -> None:
             marks = ", ".join("?" * len(table.columns))
             connection.executemany(f"INSERT INTO {table.name} VALUES ({marks})", rows)
     connection.close()
+    unfinished.replace(path)
 
 
 def describe_database(path: Path) -> str:
