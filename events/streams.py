@@ -98,9 +98,9 @@ def shared(replicas: int) -> list[StreamConfig]:
             max_age=FIRING_DAYS * DAY,
         ),
         queue(SAMPLE, "sample.>", discard=DiscardPolicy.NEW),
-        queue(REWARD, "reward.>", discard=DiscardPolicy.NEW),
+        queue(REWARD, names.REWARD_FILTER, discard=DiscardPolicy.NEW),
         # A stream that takes messages for later cannot refuse new ones; these have no limit to reach either.
-        queue(DATA, "data.>", names.later_subject("data.>"), allow_msg_schedules=True),
+        queue(DATA, names.DATA_FILTER, names.later_subject(names.DATA_FILTER), allow_msg_schedules=True),
         queue(CHECKPOINT, "checkpoint.>", names.later_subject("checkpoint.>"), allow_msg_schedules=True),
         stream(DEAD, "dead.>", max_age=DEAD_DAYS * DAY),
         stream(ATTEMPTS, "attempts.>", max_msgs_per_subject=1, max_age=DAY),

@@ -40,9 +40,9 @@ def queue_of(kind: str, base: str | None) -> QueuePlace:
         case "sample":
             return QueuePlace(SAMPLE, names.sample_filter(base or ""))
         case "reward":
-            return QueuePlace(REWARD, "reward.>")
+            return QueuePlace(REWARD, names.REWARD_FILTER)
         case "data":
-            return QueuePlace(DATA, "data.>")
+            return QueuePlace(DATA, names.DATA_FILTER)
         case _:
             return QueuePlace(CHECKPOINT, "checkpoint.>")
 

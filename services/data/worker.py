@@ -67,7 +67,7 @@ class DataWorker:
         queue = Queue(
             stream=DATA,
             consumer="data",
-            filter="data.>",
+            filter=names.DATA_FILTER,
             result_subject=_result_subject,
             tenant=_tenant,
             lasting=lambda event: event.get_type() == catalog.DRIVE,

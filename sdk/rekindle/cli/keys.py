@@ -4,11 +4,9 @@ The file knows sha256 sums alone; a key is printed once, when it is made.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
-import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,8 +37,10 @@ def add(
         raise typer.BadParameter(
             "expected 1 to 40 of a-z, 0-9 and -, and not 'everyone'", param_hint="TENANT"
         )
-    key = f"tml-{secrets.token_urlsafe(32)}"
-    entry = {"hash": hashlib.sha256(key.encode()).hexdigest(), "tenant": tenant, "name": name}
+    from rekindle.cluster.secrets import digest, new_key
+
+    key = new_key()
+    entry = {"hash": digest(key), "tenant": tenant, "name": name}
     with _alone(file):
         _write(file, [*_read(file), entry])
     typer.echo(key)
