@@ -31,6 +31,8 @@ def well(one: Object) -> Object | None:
         }
     if one["kind"] in ("Deployment", "StatefulSet"):
         return {**seen, "readyReplicas": one["spec"]["replicas"]}
+    if one["kind"] == "Job":
+        return {"conditions": [{"type": "Complete", "status": "True"}]}
     return None
 
 

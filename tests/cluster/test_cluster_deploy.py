@@ -12,7 +12,7 @@ import yaml
 from rekindle.cluster import manifests, secrets
 from rekindle.cluster.place import installation
 from tests.cluster.api_server import Key
-from tests.cluster.simulated import URL, Cluster
+from tests.cluster.simulated import URL, Cluster, well
 
 GATEWAY = Key("serving.knative.dev/v1", "services", "rekindle", "gateway")
 
@@ -143,7 +143,19 @@ def test_a_job_that_changes_is_made_anew(cluster: Cluster, small: Path) -> None:
     assert cluster.server.objects[key].object["spec"]["backoffLimit"] == 1
     said = json.loads(cluster.done("deploy", "--overlay", small, "--wait", 0, "--json"))
     assert [one["name"] for one in said["objects"] if one["action"] == "replaced"] == ["blobs-bucket"]
-    assert cluster.server.objects[key].object["spec"]["backoffLimit"] == 20
+    assert cluster.server.objects[key].object["spec"]["backoffLimit"] == 6
+
+
+def test_a_job_that_has_failed_is_tried_anew_and_one_that_is_done_is_not(
+    cluster: Cluster, small: Path
+) -> None:
+    key = Key("batch/v1", "jobs", "rekindle", "blobs-bucket")
+    for state, action in (("Failed", "replaced"), ("Complete", "unchanged")):
+        cluster.done("deploy", "--overlay", small, "--wait", 0)
+        cluster.server.objects[key].object["status"] = {"conditions": [{"type": state, "status": "True"}]}
+        assert action in cluster.done("deploy", "--overlay", small, "--dry-run", "--json")
+        said = json.loads(cluster.done("deploy", "--overlay", small, "--wait", 0, "--json"))
+        assert [one["action"] for one in said["objects"] if one["name"] == "blobs-bucket"] == [action]
 
 
 def test_models_that_run_other_images_are_named(cluster: Cluster, small: Path) -> None:
@@ -235,6 +247,29 @@ def test_what_is_not_ready_in_time_is_named_and_the_exit_code_is_one(cluster: Cl
     )
     found = cluster.run("deploy", "--overlay", small, "--wait", 1)
     assert found.exit_code == 1 and "not ready: gateway: no image" in found.stderr
+
+
+def test_a_job_that_fails_is_named_at_once_with_where_to_look(cluster: Cluster, small: Path) -> None:
+    cluster.server.controllers.append(
+        lambda one: {"conditions": [{"type": "Failed", "status": "True"}]} if one["kind"] == "Job" else None
+    )
+    found = cluster.run("deploy", "--overlay", small, "--wait", 200)
+    assert found.exit_code == 1
+    assert "not ready: blobs-bucket: failed; kubectl logs -n rekindle job/blobs-bucket" in found.stderr
+    workloads = json.loads(cluster.done("status", "--json"))["workloads"]
+    assert workloads["blobs-bucket"].startswith("blobs-bucket: failed")
+
+
+def test_without_a_domain_the_end_says_how_to_forward_a_port(cluster: Cluster, small: Path) -> None:
+    def inside(one: dict[str, Any]) -> dict[str, Any] | None:
+        if one["metadata"]["name"] == "gateway" and "template" in one.get("spec", {}):
+            return {**well(one), "url": "http://gateway.rekindle.svc.cluster.local"}  # type: ignore[dict-item]
+        return None
+
+    cluster.server.controllers.append(inside)
+    said = cluster.done("deploy", "--overlay", small)
+    assert "port-forward -n rekindle deployment/gateway-00001-deployment 8000:8080" in said
+    assert "svc.cluster.local" not in said
 
 
 def test_a_cluster_without_knative_is_one_line(cluster: Cluster) -> None:

@@ -86,6 +86,8 @@ def test_gpus_are_limits_and_the_device(cluster: Cluster, overlay: str) -> None:
         ((BASE, "--max-runs", 5000), "max_runs"),
         ((BASE, "--engine", "sglang"), "engine: 'sglang', expected torch, vllm"),
         ((BASE, "--dtype", "int8"), "dtype"),
+        ((BASE, "--engine", "vllm"), "engine: vllm, expected torch without GPUs"),
+        ((BASE, "--overlay", "gpu"), "--gpus 1"),
     ],
 )
 def test_a_wrong_option_is_one_line_that_names_it(
@@ -103,6 +105,20 @@ def test_a_model_is_added_once_and_adding_it_again_changes_nothing(cluster: Clus
     before = cluster.server.version
     said = json.loads(cluster.done("models", "add", BASE, "--json"))
     assert {one["action"] for one in said} == {"unchanged"} and cluster.server.version == before
+
+
+def test_it_waits_until_clients_may_ask_for_the_model(cluster: Cluster) -> None:
+    state: list[object] = []
+
+    def busy(one: dict[str, Any]) -> dict[str, Any] | None:
+        return {"conditions": state} if one["kind"] == "Job" else None
+
+    cluster.server.controllers.append(busy)
+    found = cluster.run("models", "add", BASE, "--wait", 1)
+    job = service_name("register", BASE)
+    assert found.exit_code == 1
+    assert f"not ready: {job}: not done yet; kubectl logs -n rekindle job/{job}" in found.stderr
+    assert cluster.run("models", "add", BASE, "--wait", 0).exit_code == 0, "nobody looks"
 
 
 def test_images_come_from_where_the_gateways_do(cluster: Cluster, small: Path) -> None:

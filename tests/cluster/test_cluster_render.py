@@ -119,6 +119,12 @@ def test_a_strategic_patch_is_for_the_object_that_it_names(tmp_path: Path) -> No
     assert b["spec"]["template"]["spec"] == {**deployment()["spec"]["template"]["spec"], "nodeName": "n"}
 
 
+def test_a_patch_takes_objects_out(tmp_path: Path) -> None:
+    patch = {"target": {"kind": "Deployment", "name": "a"}, "patch": "$patch: delete"}
+    (one,) = render(folder(tmp_path, [deployment("a"), deployment("ab")], patches=[patch]))
+    assert one == deployment("ab")
+
+
 def test_lists_of_named_items_merge_by_name_and_others_are_replaced() -> None:
     one = {"env": [{"name": "a", "value": "1"}, {"name": "b", "value": "2"}], "args": ["x"]}
     patch = {

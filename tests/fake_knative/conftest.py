@@ -25,7 +25,7 @@ def installation(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory)
             said = cluster.done("deploy", "--overlay", HERE / "overlay", "--wait", 0)
             cluster.done(
                 "models", "add", BASE, "--source", tiny_model_dir, "--overlay", HERE / "overlay",
-                "--max-replicas", 2,
+                "--max-replicas", 2, "--wait", 0,
             )  # fmt: skip
             local = {
                 "NATS_URL": nats.url,

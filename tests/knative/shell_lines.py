@@ -49,9 +49,10 @@ KUBECTL: dict[str, set[str]] = {
     "annotate": {"--overwrite"},
     "create secret generic": {"--from-file", "--from-literal", "--dry-run", "-o"},
     "port-forward": set(),
+    "delete pods": {"-l"},
 }
 WITHOUT_VALUE = {"--no-wait", "--overwrite", "--server-side", "--verbose"}
-OTHERS = {"export", "cp", "sed", "base64", "install", "python3", "./task"}
+OTHERS = {".", "export", "cp", "sed", "base64", "install", "pip", "python3", "./task"}
 """Programs that are looked at one by one."""
 
 

@@ -115,6 +115,31 @@ def test_the_password_that_deploy_makes_is_a_text_to_nats() -> None:
     assert re.fullmatch(r"[a-z][A-Za-z0-9]+", found["NATS_PASSWORD"])
 
 
+@pytest.mark.parametrize("set_name", ["base", "ha"])
+def test_the_namespace_takes_only_pods_that_are_restricted_and_ours_are(set_name: str) -> None:
+    """What the standard asks of containers is a rule for all objects; this is what it asks of volumes."""
+    labels = sets.one(set_name, "Namespace", "rekindle")["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    taken = {"configMap", "emptyDir", "projected", "secret"}
+    for name, one in EVERY:
+        assert all(volume.keys() - {"name"} <= taken for volume in pod(one).get("volumes", [])), name
+
+
+@pytest.mark.parametrize("set_name", ["base", "ha"])
+def test_nats_knows_how_much_room_it_has(set_name: str) -> None:
+    """Unless told, it takes three quarters of what is free when it starts: with a half full disk, nothing more."""
+    servers, conf = sets.one(set_name, "StatefulSet", "nats"), sets.one(set_name, "ConfigMap", "nats")
+    (claim,) = servers["spec"]["volumeClaimTemplates"]
+    disk = int(claim["spec"]["resources"]["requests"]["storage"].removesuffix("Gi"))
+    (stored,) = re.findall(r"max_file_store: (\d+)GB", conf["data"]["nats.conf"])
+    assert disk / 2 <= int(stored) <= disk * 0.85
+    (container,) = containers(servers)
+    (limit,) = (
+        int(each["value"].removesuffix("MiB")) for each in container["env"] if "GOMEM" in each["name"]
+    )
+    assert container["resources"]["limits"]["memory"] == "1Gi" and 700 < limit < 922
+
+
 def test_the_roles_permit_looking_at_three_kinds_and_nothing_else() -> None:
     roles = [one for name, one in EVERY if one["kind"] == "Role"]
     assert {one["metadata"]["name"] for one in roles} == {"dispatcher"}
@@ -122,12 +147,12 @@ def test_the_roles_permit_looking_at_three_kinds_and_nothing_else() -> None:
         {
             "apiGroups": ["serving.knative.dev"],
             "resources": ["services", "revisions"],
-            "verbs": ["get", "list", "watch"],
+            "verbs": ["list"],
         },
         {
             "apiGroups": ["autoscaling.internal.knative.dev"],
             "resources": ["podautoscalers"],
-            "verbs": ["get", "list", "watch"],
+            "verbs": ["list"],
         },
     ]
     (binding,) = (one for one in sets.objects("base") if one["kind"] == "RoleBinding")

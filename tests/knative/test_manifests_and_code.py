@@ -423,7 +423,7 @@ PERMITTED: list[tuple[Pod | str, Pod | str, int]] = [
         for kind in ("train", "sample", "register", "data", "reward", "dispatcher")
     ),
     (Pod.of("reward"), PUBLIC, 8443),
-    (Pod.of("dispatcher"), PRIVATE, 6443),
+    *((Pod.of("dispatcher"), PRIVATE, port) for port in (443, 6443, 8443, 16443)),
     (Pod.of("dispatcher"), Pod.elsewhere("kourier-system"), 8081),
     (Pod.called("blobs-bucket"), BLOBS, 8333),
 ]

@@ -12,7 +12,7 @@ from rekindle.cli.progress import item_bar
 if TYPE_CHECKING:
     from rekindle.cluster.api import Api
     from rekindle.cluster.apply import Applied
-    from rekindle.cluster.deploy import Deployed
+    from rekindle.cluster.deploy import Deployed, Way
     from rekindle.cluster.render import Manifest
     from rekindle.cluster.status import Status
 
@@ -56,6 +56,7 @@ def deploy(
     """Install or update Rekindle on a cluster with Knative Serving."""
     from rekindle.cluster import manifests
     from rekindle.cluster.deploy import deploy as deploy_all
+    from rekindle.cluster.deploy import way
     from rekindle.cluster.place import installation
 
     objects = installation(manifests.overlay(overlay), namespace, registry)
@@ -70,18 +71,18 @@ def deploy(
         return
     if not as_json:
         _show_deployed(done, dry_run)
-    late, url = ([], None) if dry_run else _wait(api, objects, namespace, wait, as_json)
+    late = [] if dry_run else wait_for(api, objects, namespace, wait, as_json)
+    found = None if dry_run else way(api, namespace)
     outdated = _outdated(api, objects, namespace)
     if as_json:
-        output.print_json({**_about_deployed(done), "url": url, "late": late, "outdated": outdated})
-    elif url is not None:
-        typer.echo(f"reach it with: export REKINDLE_BASE_URL={output.plain(url)} REKINDLE_API_KEY=tml-…")
+        output.print_json(
+            {**_about_deployed(done), "url": found and found.url, "late": late, "outdated": outdated}
+        )
+    elif found is not None:
+        _show_way(found, namespace)
     for base in outdated:
         typer.echo(f"{output.plain(base)} runs other images: rekindle models add it again", err=True)
-    for said in late:
-        typer.echo(f"not ready: {output.plain(said)}", err=True)
-    if late:
-        raise typer.Exit(1)
+    end_late(late)
 
 
 def status(
@@ -133,6 +134,26 @@ def print_differences(applied: "Sequence[Applied]") -> None:
             typer.echo("\n".join(output.plain(line) for line in text.splitlines()))
 
 
+def wait_for(
+    api: "Api", objects: "Sequence[Manifest]", namespace: str, seconds: int, quiet: bool
+) -> list[str]:
+    """What is not ready when the time is over; with no seconds nobody looks."""
+    from rekindle.cluster.deploy import wait
+
+    if not seconds:
+        return []
+    with item_bar("waiting", quiet=quiet) as bar:
+        return wait(api, objects, namespace, seconds, bar.now)
+
+
+def end_late(late: Sequence[str]) -> None:
+    """Say what is not ready, and end with 1 if anything is not."""
+    for said in late:
+        typer.echo(f"not ready: {output.plain(said)}", err=True)
+    if late:
+        raise typer.Exit(1)
+
+
 def print_applied(applied: "Sequence[Applied]") -> None:
     """What became of each object, and which fields others have set."""
     output.print_table(("kind", "name", ""), ((_kind(one), one.ref.name, one.action) for one in applied))
@@ -176,6 +197,17 @@ def _show_deployed(done: "Deployed", dry_run: bool) -> None:
         typer.echo(f"API key, shown this once: {made.key}")
 
 
+def _show_way(found: "Way", namespace: str) -> None:
+    """To the gateway, whose address only pods can resolve where Knative has no domain."""
+    if found.url is not None and ".svc." not in found.url:
+        typer.echo(
+            f"reach it with: export REKINDLE_BASE_URL={output.plain(found.url)} REKINDLE_API_KEY=tml-…"
+        )
+    elif found.revision is not None:
+        pods = f"deployment/{output.plain(found.revision)}-deployment"
+        typer.echo(f"reach it with: kubectl port-forward -n {namespace} {pods} 8000:8080")
+
+
 def _about_deployed(done: "Deployed") -> dict[str, object]:
     made = done.secrets
     objects = [about_applied(one) for one in done.applied]
@@ -191,19 +223,6 @@ def _outdated(api: "Api", objects: "list[Manifest]", namespace: str) -> list[str
     gateways = [one for one in objects if one["metadata"]["name"] == GATEWAY]
     images = [each["image"] for one in gateways for each in containers(one)]
     return outdated(api, namespace, images[0]) if images else []
-
-
-def _wait(
-    api: "Api", objects: "list[Manifest]", namespace: str, seconds: int, quiet: bool
-) -> tuple[list[str], str | None]:
-    """What is not ready when the time is over, and where clients find the gateway."""
-    from rekindle.cluster.deploy import url, wait
-
-    late: list[str] = []
-    if seconds:
-        with item_bar("waiting", quiet=quiet) as bar:
-            late = wait(api, objects, namespace, seconds, bar.now)
-    return late, url(api, namespace)
 
 
 def _show_status(found: "Status") -> None:

@@ -61,6 +61,12 @@ def add(
     render: Render = False,
     dry_run: DryRun = False,
     diff: Diff = False,
+    wait: Annotated[
+        int,
+        typer.Option(
+            metavar="SECONDS", min=0, help="How long to wait until clients may ask for it; 0 = not at all."
+        ),
+    ] = 900,
     as_json: AsJson = False,
 ) -> None:
     """Serve a base model, or change how. Bounds of scale that were set with kn are kept."""
@@ -90,6 +96,9 @@ def add(
         output.print_json([cluster.about_applied(one) for one in applied])
     else:
         cluster.print_applied(applied)
+    if not (dry_run or diff):
+        jobs = [one for one in objects if one["kind"] == "Job"]
+        cluster.end_late(cluster.wait_for(api, jobs, place.namespace, wait, as_json))
 
 
 @app.command("list")

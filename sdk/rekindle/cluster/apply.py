@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from rekindle.cluster.api import Api, Ref
 from rekindle.cluster.errors import FieldsHeld, Held, NotThere, Refused
-from rekindle.cluster.render import Manifest, describe, to_yaml
+from rekindle.cluster.render import Manifest, describe, gave_up, to_yaml
 
 Action = Literal["created", "changed", "unchanged", "replaced", "unchecked"]
 """Unchecked is what a trial would make in a namespace that is not there yet: the server cannot try it."""
@@ -55,6 +55,8 @@ def in_order(objects: list[Manifest]) -> list[Manifest]:
 def apply(api: Api, one: Manifest, *, force: bool, dry_run: bool = False) -> Applied:
     """Bring an object to what the manifest says. Raises FieldsHeld, or another ClusterError."""
     before = api.get(Ref.of(one))
+    if before is not None and gave_up(before):
+        return _anew(api, one, before, dry_run)
     try:
         after, kept, taken = _apply(api, one, force=force, dry_run=dry_run)
     except NotThere:
@@ -64,8 +66,7 @@ def apply(api: Api, one: Manifest, *, force: bool, dry_run: bool = False) -> App
     except Refused:
         if one["kind"] != "Job" or before is None:
             raise
-        # A Job never changes what it runs.
-        return Applied(Ref.of(one), "replaced", before, one if dry_run else _replaced(api, one))
+        return _anew(api, one, before, dry_run)
     return Applied(Ref.of(one), _action(before, after), before, after, kept, taken)
 
 
@@ -90,9 +91,12 @@ def _without(one: Manifest, kept: tuple[Held, ...]) -> Manifest:
     return found
 
 
-def _replaced(api: Api, one: Manifest) -> Manifest:
-    api.delete(Ref.of(one))
-    return api.apply(one)
+def _anew(api: Api, job: Manifest, before: Manifest, dry_run: bool) -> Applied:
+    """A Job never changes what it runs, and one that has failed is not tried again."""
+    if dry_run:
+        return Applied(Ref.of(job), "replaced", before, job)
+    api.delete(Ref.of(job))
+    return Applied(Ref.of(job), "replaced", before, api.apply(job))
 
 
 def _action(before: Manifest | None, after: Manifest) -> Action:

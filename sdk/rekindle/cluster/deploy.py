@@ -1,19 +1,21 @@
 """An installation: its objects applied in order, its secrets made, and when all of it is ready."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rekindle.cluster import secrets
 from rekindle.cluster.api import KNATIVE, Api, Ref
 from rekindle.cluster.apply import FIRST, Applied, apply, in_order
 from rekindle.cluster.place import GATEWAY
-from rekindle.cluster.render import Manifest, condition
+from rekindle.cluster.render import Manifest, condition, gave_up
 
 Tell = Callable[[str], None]
 """Hears what is being done."""
-WORKLOADS = (("apps/v1", "StatefulSet"), ("apps/v1", "Deployment"), (KNATIVE, "Service"))
-"""What has to be ready, in the order in which it becomes so."""
+JOB = ("batch/v1", "Job")
+WORKLOADS = (("apps/v1", "StatefulSet"), JOB, ("apps/v1", "Deployment"), (KNATIVE, "Service"))
+"""What has to be ready, or done, in the order in which it becomes so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,14 @@ def _apply_all(api: Api, objects: list[Manifest], tell: Tell, dry_run: bool) -> 
         yield apply(api, one, force=True, dry_run=dry_run)
 
 
-def wait(api: Api, objects: list[Manifest], namespace: str, seconds: float, tell: Tell) -> list[str]:
+def wait(api: Api, objects: Sequence[Manifest], namespace: str, seconds: float, tell: Tell) -> list[str]:
     """Watch until these workloads are ready or the time is over; those that are not, with the reason if it is known."""
     deadline = time.monotonic() + seconds
     late = []
     for version, kind in WORKLOADS:
         wanted = [one for one in objects if (one["apiVersion"], one["kind"]) == (version, kind)]
         names = {one["metadata"]["name"] for one in wanted}
-        late += _wait_for(api, (version, kind), names, namespace, deadline, tell)
+        late += _wait_for(api, (version, kind), names, namespace, deadline, tell) if names else []
     return late
 
 
@@ -63,15 +65,18 @@ def _wait_for(
     while True:
         for found in api.watch(*kind, namespace, deadline - time.monotonic()):
             ours = [one for one in found if one["metadata"]["name"] in names]
-            late = [said for one in ours if (said := why_not_ready(one)) is not None]
-            if not late or time.monotonic() >= deadline:
+            waiting = [one for one in ours if why_not_ready(one) is not None]
+            late = [str(why_not_ready(one)) for one in waiting]
+            if all(map(gave_up, waiting)) or time.monotonic() >= deadline:
                 return late
             tell(late[0])
 
 
 def why_not_ready(one: Manifest) -> str | None:
-    """`gateway: RevisionMissing`, as far as the object says it; None if it is ready."""
+    """`gateway: RevisionMissing`, as far as the object says it; None if it is ready, or done."""
     name, status = one["metadata"]["name"], one.get("status") or {}
+    if one["kind"] == "Job":
+        return _why_not_done(one)
     if status.get("observedGeneration", 0) < one["metadata"].get("generation", 0):
         return f"{name}: not looked at yet"
     if one["apiVersion"] == KNATIVE:
@@ -83,8 +88,24 @@ def why_not_ready(one: Manifest) -> str | None:
     return None if there >= wanted else f"{name}: {there} of {wanted} replicas ready"
 
 
-def url(api: Api, namespace: str) -> str | None:
-    """Where clients reach the installation; None while that is not known."""
-    gateway = api.get(Ref(KNATIVE, "Service", GATEWAY, namespace))
-    found = ((gateway or {}).get("status") or {}).get("url")
-    return None if found is None else str(found)
+def _why_not_done(job: Manifest) -> str | None:
+    about = job["metadata"]
+    if condition(job, "Complete").get("status") == "True":
+        return None
+    state = "failed" if gave_up(job) else "not done yet"
+    return f"{about['name']}: {state}; kubectl logs -n {about['namespace']} job/{about['name']}"
+
+
+class Way(NamedTuple):
+    """To the gateway. Example: Way("http://gateway.rekindle.example.com", "gateway-00001")."""
+
+    url: str | None
+    """Where Knative has it answer; None while that is not known."""
+    revision: str | None
+    """Whose pods answer there; None while there are none."""
+
+
+def way(api: Api, namespace: str) -> Way:
+    """Where clients reach the installation."""
+    status = (api.get(Ref(KNATIVE, "Service", GATEWAY, namespace)) or {}).get("status") or {}
+    return Way(status.get("url"), status.get("latestReadyRevisionName"))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from rekindle.cluster.api import KNATIVE, Api, Ref
 from rekindle.cluster.apply import Applied, apply
@@ -59,6 +59,8 @@ class ModelOptions:
         for field, number, least in (("gpus", self.gpus, 0), ("max_runs", self.max_runs, 1)):
             if not least <= number <= 1000:
                 raise InvalidField(field, f"{number}, expected {least} to 1000")
+        if self.engine == "vllm" and not self.gpus:
+            raise InvalidField("engine", "vllm, expected torch without GPUs: its image is made for CUDA")
         if not 1 <= self.max_replicas <= 1000:
             raise InvalidField("max_replicas", f"{self.max_replicas}, expected 1 to 1000")
 
@@ -98,10 +100,17 @@ def render_model(
 ) -> list[Manifest]:
     """Its objects, of a folder of templates. Raises ClusterError for a template that is wrong."""
     objects = render(templates, options.values())
+    if not options.gpus and any(GPU in _limits(each) for one in objects for each in containers(one)):
+        raise ClusterError("these templates are for GPUs: say how many, --gpus 1")
     for one in objects:
         if one["apiVersion"] == KNATIVE and options.gpus:
             _ask_for_gpus(one, options.gpus)
     return [placed(one, namespace, registry) for one in objects]
+
+
+def _limits(container: dict[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = container.get("resources", {}).get("limits", {})
+    return found
 
 
 def _ask_for_gpus(service: Manifest, gpus: int) -> None:

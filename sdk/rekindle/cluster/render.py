@@ -1,8 +1,9 @@
 """A kustomization as a list of objects: the part of kustomize that our manifests use.
 
 Known are `resources`, `namespace`, `labels`, `images` and `patches` (JSON 6902 with a target, or a strategic merge
-of one whole object, where lists of named items merge by name). Any other field is an error: what is not understood
-must not be left out in silence. Order as in kustomize: patches, namespace, labels, images.
+of one whole object, where lists of named items merge by name; `$patch: delete` takes objects out). Any other field
+is an error: what is not understood must not be left out in silence. Order as in kustomize: patches, namespace,
+labels, images.
 """
 
 import copy
@@ -92,6 +93,8 @@ def _patched(
     found = [one for one in objects if _matches(one, target)]
     if not found:
         raise ClusterError(f"{folder}: patches: no object fits the target {target}")
+    if isinstance(content, dict) and content.get("$patch") == "delete":
+        return [one for one in objects if one not in found]
     return [_with(one, content) if one in found else one for one in objects]
 
 
@@ -215,6 +218,11 @@ def condition(one: Manifest, kind: str) -> dict[str, Any]:
     """A condition of an object's status, empty if it has none of this kind."""
     found = ((one.get("status") or {}).get("conditions")) or []
     return next((each for each in found if each["type"] == kind), {})
+
+
+def gave_up(one: Manifest) -> bool:
+    """Whether it is a Job that has failed, and is not tried again."""
+    return one["kind"] == "Job" and condition(one, "Failed").get("status") == "True"
 
 
 def to_yaml(objects: list[Manifest]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rekindle.cluster.api import KNATIVE, Api
-from rekindle.cluster.deploy import why_not_ready
+from rekindle.cluster.deploy import JOB, why_not_ready
 from rekindle.cluster.errors import ClusterError
 from rekindle.cluster.models import BASE_NAME, GPU, KIND_LABEL, SCALE
 from rekindle.cluster.place import GATEWAY, PART_OF
@@ -77,7 +77,7 @@ class Status:
     """Of the gateway."""
     services: list[ServiceStatus]
     workloads: dict[str, str | None]
-    """What is no Knative service, with the reason if it is not ready."""
+    """What is no Knative service, with the reason if it is not ready; jobs that are not done."""
     gpus: int
     """Asked for by all replicas."""
     unknown: list[str]
@@ -100,11 +100,12 @@ def status(api: Api, namespace: str, server: Server = Server()) -> Status:
         for kind in ("StatefulSet", "Deployment")
         for one in _maybe(api, unknown, "apps/v1", kind, namespace, OURS)
     ]
+    jobs = [one for one in _maybe(api, unknown, *JOB, namespace, OURS) if why_not_ready(one)]
     found = [_of_service(one, revisions, pods, events, work) for one in services]
     return Status(
         url=url,
         services=sorted(found, key=lambda one: (one.base or "", one.name)),
-        workloads={one["metadata"]["name"]: why_not_ready(one) for one in workloads},
+        workloads={one["metadata"]["name"]: why_not_ready(one) for one in [*workloads, *jobs]},
         gpus=sum(one.gpus for one in found),
         unknown=unknown,
     )
