@@ -164,6 +164,8 @@ def test_activations_and_backlog_are_the_servers_word(installed: Cluster) -> Non
     found, services = by_name(installed, "--base-url", installed.server.url)
     train = services[TRAIN]
     assert (train["activations"], train["backlog"]) == (64, 70) and found["unknown"] == []
+    said = installed.run("status", "--json", env={"REKINDLE_BASE_URL": installed.server.url}).stdout
+    assert json.loads(said) == found, "the variable says where, too"
     assert "all replicas are busy that max-scale=4 allows" in train["reasons"]
     assert services["reward"]["activations"] is None
 

@@ -91,7 +91,9 @@ def status(
     base_url: Annotated[
         str | None,
         typer.Option(
-            help="Where to ask for activations and backlog.", show_default="the gateway's own address"
+            envvar="REKINDLE_BASE_URL",
+            help="Where to ask for activations and backlog.",
+            show_default="the gateway's own address",
         ),
     ] = None,
     api_key: Annotated[
