@@ -158,6 +158,15 @@ def test_a_job_that_has_failed_is_tried_anew_and_one_that_is_done_is_not(
         assert [one["action"] for one in said["objects"] if one["name"] == "blobs-bucket"] == [action]
 
 
+def test_images_stay_where_they_are_unless_another_place_is_named(cluster: Cluster, small: Path) -> None:
+    cluster.done("deploy", "--overlay", small, "--wait", 0, "--registry", "r.example/team")
+    said = json.loads(cluster.done("deploy", "--overlay", small, "--wait", 0, "--json"))
+    assert {one["action"] for one in said["objects"]} == {"unchanged"}
+    cluster.done("deploy", "--overlay", small, "--wait", 0, "--registry", "dev.local/rekindle")
+    (container,) = cluster.server.objects[GATEWAY].object["spec"]["template"]["spec"]["containers"]
+    assert container["image"].startswith("dev.local/rekindle/gateway:")
+
+
 def test_models_that_run_other_images_are_named(cluster: Cluster, small: Path) -> None:
     cluster.done("deploy", "--overlay", small, "--wait", 0)
     cluster.done("models", "add", "Qwen/Qwen3-8B")

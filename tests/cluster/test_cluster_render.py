@@ -120,7 +120,7 @@ def test_a_strategic_patch_is_for_the_object_that_it_names(tmp_path: Path) -> No
 
 
 def test_a_patch_takes_objects_out(tmp_path: Path) -> None:
-    patch = {"target": {"kind": "Deployment", "name": "a"}, "patch": "$patch: delete"}
+    patch = {"patch": "{$patch: delete, apiVersion: apps/v1, kind: Deployment, metadata: {name: a}}"}
     (one,) = render(folder(tmp_path, [deployment("a"), deployment("ab")], patches=[patch]))
     assert one == deployment("ab")
 

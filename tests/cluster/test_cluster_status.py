@@ -1,11 +1,13 @@
 """`rekindle status` against a simulated cluster: what it shows, and why something does not scale."""
 
+import copy
 import json
 from typing import Any
 
 import pytest
 
 from rekindle.cluster import manifests
+from rekindle.cluster.deploy import why_not_ready
 from rekindle.cluster.names import service_name
 from rekindle.cluster.place import installation
 from rekindle.cluster.reasons import at_its_most, reasons
@@ -154,6 +156,28 @@ def test_status_shows_replicas_gpus_bounds_and_reasons(installed: Cluster) -> No
     assert found["gpus"] == 4 and found["url"] == URL
     assert found["workloads"] == {"nats": None, "blobs": None, "dispatcher": None}
     assert services["gateway"]["conditions"] == {"Ready": "True"}
+
+
+def test_a_workload_that_is_not_ready_says_what_its_pods_say(installed: Cluster) -> None:
+    nats = copy.deepcopy(installed.server.get("apps/v1", "statefulsets", "nats"))
+    installed.server.controllers.clear()
+    installed.server.put({**nats, "status": {"observedGeneration": 9, "replicas": 1, "updatedReplicas": 1}})
+    unbound = pod("none", unscheduled="pod has unbound immediate PersistentVolumeClaims")
+    unbound["metadata"] |= {"name": "nats-0", "labels": {"app.kubernetes.io/name": "nats"}}
+    installed.server.put(unbound)
+    found, _ = by_name(installed)
+    assert found["workloads"]["nats"] == (
+        "nats: 0 of 1 replicas ready; no node has room: pod has unbound immediate PersistentVolumeClaims"
+    )
+
+
+def test_a_workload_is_not_ready_while_older_pods_are() -> None:
+    """As `kubectl rollout status` has it."""
+    one: dict[str, Any] = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "dispatcher"}}
+    one["spec"] = {"replicas": 1}
+    rolling = {**one, "status": {"replicas": 2, "updatedReplicas": 1, "readyReplicas": 1}}
+    assert why_not_ready(rolling) == "dispatcher: 1 replicas of an older version"
+    assert why_not_ready({**one, "status": {"replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}}) is None
 
 
 def test_activations_and_backlog_are_the_servers_word(installed: Cluster) -> None:

@@ -23,7 +23,11 @@ Context = Annotated[
 Namespace = Annotated[str, typer.Option(envvar="REKINDLE_NAMESPACE", help="Where the installation lives.")]
 Registry = Annotated[
     str | None,
-    typer.Option(metavar="PREFIX", help="Where the images are, in place of dev.local/rekindle."),
+    typer.Option(
+        metavar="PREFIX",
+        help="Where the images are, in place of dev.local/rekindle.",
+        show_default="where the gateway's are",
+    ),
 ]
 Render = Annotated[bool, typer.Option("--render", help="Print the manifests; no cluster is asked.")]
 DryRun = Annotated[
@@ -57,13 +61,17 @@ def deploy(
     from rekindle.cluster import manifests
     from rekindle.cluster.deploy import deploy as deploy_all
     from rekindle.cluster.deploy import way
+    from rekindle.cluster.models import registry_in_use
     from rekindle.cluster.place import installation
 
-    objects = installation(manifests.overlay(overlay), namespace, registry)
+    folder = manifests.overlay(overlay)
+    objects = installation(folder, namespace, registry)
     if render:
         print_manifests(objects)
         return
     api = connect(context)
+    if registry is None:
+        objects = installation(folder, namespace, registry_in_use(api, namespace))
     with item_bar("deploying", quiet=as_json) as bar:
         done = deploy_all(api, objects, namespace, bar.now, dry_run=dry_run or diff)
     if diff:
@@ -153,6 +161,7 @@ def end_late(late: Sequence[str]) -> None:
     for said in late:
         typer.echo(f"not ready: {output.plain(said)}", err=True)
     if late:
+        typer.echo("rekindle status says why, as far as the cluster knows", err=True)
         raise typer.Exit(1)
 
 

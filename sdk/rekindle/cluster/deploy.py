@@ -84,6 +84,8 @@ def why_not_ready(one: Manifest) -> str | None:
         if ready.get("status") == "True":
             return None
         return f"{name}: {ready.get('message') or ready.get('reason') or 'not ready'}"
+    if (old := status.get("replicas", 0) - status.get("updatedReplicas", 0)) > 0:
+        return f"{name}: {old} replicas of an older version"
     wanted, there = one["spec"].get("replicas", 1), status.get("readyReplicas", 0)
     return None if there >= wanted else f"{name}: {there} of {wanted} replicas ready"
 

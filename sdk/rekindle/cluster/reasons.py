@@ -6,6 +6,7 @@ from rekindle.cluster.models import GPU
 from rekindle.cluster.render import Manifest, condition
 
 REVISION = "serving.knative.dev/revision"
+NAME, JOB_NAME = "app.kubernetes.io/name", "batch.kubernetes.io/job-name"
 WAITING = {
     "ImagePullBackOff": "the image cannot be pulled",
     "ErrImagePull": "the image cannot be pulled",
@@ -32,6 +33,12 @@ def reasons(
         *_of_service(service),
     ]
     return list(dict.fromkeys(found))
+
+
+def of_workload(name: str, pods: Sequence[Manifest]) -> list[str]:
+    """What its pods say, of a workload that is no Knative service. Pods of the whole namespace."""
+    own = [one for one in pods if name in (_label(one, NAME), _label(one, JOB_NAME))]
+    return list(dict.fromkeys(_of_pods(own)))
 
 
 def _of_pods(pods: Sequence[Manifest]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from rekindle.cluster.deploy import JOB, why_not_ready
 from rekindle.cluster.errors import ClusterError
 from rekindle.cluster.models import BASE_NAME, GPU, KIND_LABEL, SCALE
 from rekindle.cluster.place import GATEWAY, PART_OF
-from rekindle.cluster.reasons import at_its_most, reasons
+from rekindle.cluster.reasons import at_its_most, of_workload, reasons
 from rekindle.cluster.render import Manifest, condition
 
 OURS = f"{PART_OF}=rekindle"
@@ -105,7 +105,7 @@ def status(api: Api, namespace: str, server: Server = Server()) -> Status:
     return Status(
         url=url,
         services=sorted(found, key=lambda one: (one.base or "", one.name)),
-        workloads={one["metadata"]["name"]: why_not_ready(one) for one in [*workloads, *jobs]},
+        workloads={one["metadata"]["name"]: _why_not_ready(one, pods) for one in [*workloads, *jobs]},
         gpus=sum(one.gpus for one in found),
         unknown=unknown,
     )
@@ -117,6 +117,11 @@ def _maybe(api: Api, unknown: list[str], *what: str) -> list[Manifest]:
     except ClusterError as error:
         unknown.append(str(error))
         return []
+
+
+def _why_not_ready(one: Manifest, pods: Sequence[Manifest]) -> str | None:
+    said = why_not_ready(one)
+    return said and "; ".join([said, *of_workload(one["metadata"]["name"], pods)])
 
 
 def _of_service(
