@@ -35,7 +35,7 @@ class ModelRecord(Record):
     name: str
     """What clients call it."""
     source: str
-    """Folder or hub id of weights and tokenizer."""
+    """Where weights and tokenizer come from (`events.model_files`)."""
     arch: str
     vocab_size: int
     context_length: int

@@ -4,6 +4,7 @@ Promises what the protocol says of conditional puts, parts, ranges, pages of lis
 credentials: every signature is good. `refuse` says which requests fail, `requests` what was asked.
 """
 
+import hashlib
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,6 +16,11 @@ from xml.sax.saxutils import escape
 
 PAGE = 50
 """Entries of one answer to a listing."""
+
+
+def etag(data: bytes) -> str:
+    """What stands for the content of an object that was put in one piece."""
+    return f'"{hashlib.md5(data).hexdigest()}"'
 
 
 class Bucket(ThreadingHTTPServer):
@@ -104,7 +110,9 @@ class Request(BaseHTTPRequestHandler):
         data = self.server.objects.get(key)
         if data is None:
             return self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
-        told = {"ETag": '"e"', "Last_Modified": "Sun, 22 Nov 2026 10:00:00 GMT"}
+        if self.headers.get("If-Match", etag(data)) != etag(data):
+            return self.answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+        told = {"ETag": etag(data), "Last_Modified": "Sun, 22 Nov 2026 10:00:00 GMT"}
         if (wanted := self.headers.get("Range")) is None:
             return self.answer(200, data, **told)
         first, last = (int(end) for end in wanted.removeprefix("bytes=").split("-"))
@@ -118,7 +126,7 @@ class Request(BaseHTTPRequestHandler):
             if self.headers.get("If-None-Match") == "*" and key in self.server.objects:
                 return self.answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
             self.server.objects[key] = body
-        self.answer(200, ETag='"e"')
+        self.answer(200, ETag=etag(body))
 
     def delete_object(self, key: str, _: bytes) -> None:
         self.server.objects.pop(key, None)
@@ -147,7 +155,8 @@ class Request(BaseHTTPRequestHandler):
                 f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>"
                 if cut
                 else f"<Contents><Key>{escape(key)}</Key><Size>{len(self.server.objects[key])}</Size>"
-                "<LastModified>2026-11-22T10:00:00.000Z</LastModified><ETag>e</ETag></Contents>"
+                "<LastModified>2026-11-22T10:00:00.000Z</LastModified>"
+                f"<ETag>{etag(self.server.objects[key])}</ETag></Contents>"
             )
         left = [name for name in sorted(found) if name > asked.get("continuation-token", "")]
         page, more = left[:PAGE], len(left) > PAGE

@@ -1,6 +1,6 @@
 """Load a base model: any transformers causal language model, frozen, with packed attention and LoRA in it.
 
-A model is named by a folder or a Hugging Face id; only safetensors weights are read. Which of its linear
+A model is a folder (`events.model_files` brings it there); only safetensors weights are read. Which of its linear
 layers can carry LoRA is found by the usual names of projections (Llama, Qwen, Gemma, Mistral and kin). Of a
 model for text and images (Gemma 3 from 4B on) only the text part is kept, under the names that it has there.
 
@@ -24,7 +24,7 @@ class BaseModel:
     """A frozen model and what a caller must know of it."""
 
     source: str
-    """Folder or hub id that it came from."""
+    """Folder or hub id by which others load the same model."""
     model: Any
     """The transformers `…ForCausalLM`; its linear layers are wrapped by `LoraLinear`."""
     switch: LoraSwitch
@@ -69,14 +69,18 @@ class BaseModel:
         return logits_T_V if self.softcap is None else self.softcap * torch.tanh(logits_T_V / self.softcap)
 
 
-def load_base(source: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> BaseModel:
-    """Load `source` (folder or hub id) and wrap its projections for LoRA.
+def load_base(
+    folder: str, *, known_as: str | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> BaseModel:
+    """Load the model in `folder` and wrap its projections for LoRA.
 
+    known_as: by what others load the same model; None = by this folder.
     Raises ValueError when the architecture cannot run with packed attention.
     """
+    source = known_as or folder
     attention.register()
     model: Any = AutoModelForCausalLM.from_pretrained(
-        source, dtype=dtype, attn_implementation=attention.ATTENTION_NAME, use_safetensors=True
+        folder, dtype=dtype, attn_implementation=attention.ATTENTION_NAME, use_safetensors=True
     )
     _check_architecture(source, model)
     _keep_text(model)
@@ -130,9 +134,9 @@ def _try_out(base: BaseModel) -> None:
         raise ValueError(f"{base.source}: {error}") from error
 
 
-def describe(source: str) -> dict[str, Any]:
+def describe(folder: str) -> dict[str, Any]:
     """What edges check requests against, from the configuration alone: vocabulary, context, architecture."""
-    config = AutoConfig.from_pretrained(source)
+    config = AutoConfig.from_pretrained(folder)
     text = config.get_text_config()
     return {
         "vocab_size": text.vocab_size,

@@ -4,6 +4,7 @@ import asyncio
 
 from fastapi import FastAPI
 
+from events import model_files
 from events.app import make_app
 from events.edge import Edge
 from events.serve import serve
@@ -16,6 +17,7 @@ from services.sample.worker import SampleWorker
 
 async def open_engine(settings: SampleSettings) -> Engine:
     """The engine that the settings name; only its own library is imported."""
+    folder = str(await asyncio.to_thread(model_files.folder, settings.base_source))
     if settings.engine == "vllm":
         from services.sample.vllm_engine import VllmEngine
         from services.sample.vllm_setup import VllmOptions
@@ -29,7 +31,7 @@ async def open_engine(settings: SampleSettings) -> Engine:
             batch_adapters=settings.batch_adapters,
             threads=settings.threads,
         )
-        return await VllmEngine.open(settings.base_source, options)
+        return await VllmEngine.open(folder, options)
 
     import torch
 
@@ -37,10 +39,10 @@ async def open_engine(settings: SampleSettings) -> Engine:
     from services.sample.torch_engine import TorchEngine
 
     dtype = getattr(torch, settings.dtype)
-    base = await asyncio.to_thread(load_base, settings.base_source, dtype=dtype, device=settings.device)
+    base = await asyncio.to_thread(load_base, folder, dtype=dtype, device=settings.device)
     return TorchEngine(
         base,
-        settings.base_source,
+        folder,
         max_adapters=settings.max_adapters,
         threads=settings.threads,
         deterministic=settings.deterministic,

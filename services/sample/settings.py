@@ -13,7 +13,7 @@ class SampleSettings(EdgeSettings):
     base_name: str
     """What clients call the model."""
     base_source: str
-    """Folder or hub id of its weights."""
+    """Where its files come from: a folder, `[hf://]ORG/NAME[@REVISION]` or `s3://bucket/prefix`."""
     engine: Literal["torch", "vllm"] = "torch"
     token_budget: int = 65536
     """Prompt and completion tokens of the requests taken at once."""

@@ -42,7 +42,7 @@ class TorchEngine:
     ) -> None:
         """Start the thread; from now on nobody else may use `base`.
 
-        tokenizer_source: folder or hub id, read at the first stop string. max_tokens_in_flight: bounds the
+        tokenizer_source: folder of the model, read at the first stop string. max_tokens_in_flight: bounds the
         key-value cache, counted as sequences times the longest of them. prefill_tokens: prompt tokens of one
         step. max_adapters: versions in memory. threads: of torch, None = its default. deterministic: tokens
         bit for bit independent of other requests, at the cost of speed, and computed by one thread, since the

@@ -50,7 +50,7 @@ class VllmEngine:
 
     @classmethod
     async def open(cls, source: str, options: VllmOptions) -> "VllmEngine":
-        """Start vLLM on the base model in `source`, a folder or hub id.
+        """Start vLLM on the base model in the folder `source`.
 
         Raises ValueError when an option does not fit, and what vLLM raises when it cannot start.
         """

@@ -54,7 +54,7 @@ class BaseFacts:
 
 
 def base_facts(source: str) -> BaseFacts:
-    """Read the configuration of `source` (folder or hub id); no weights."""
+    """Read the configuration of the model in the folder `source`; no weights."""
     config = AutoConfig.from_pretrained(source)
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config)

@@ -34,6 +34,7 @@ from events.edge import (
     text_field,
 )
 from events.failure import Failure
+from events.model_files import known_as
 from events.records import LoraShape, ModelRecord, RunRecord
 from rekindle.types import InvalidField, check_forward_backward, parse_forward_backward, peek_numbers
 from rekindle.types.requests import (
@@ -171,7 +172,9 @@ async def get_info(request: Request, edge: EdgeDep, tenant: TenantDep) -> JSONRe
     model = await known_model(edge, run.base)
     info = GetInfoResponse(
         model_id=run.run_id,
-        model_data=ModelData(arch=model.arch, model_name=model.name, tokenizer_id=model.source),
+        model_data=ModelData(
+            arch=model.arch, model_name=model.name, tokenizer_id=known_as(model.source, model.name)
+        ),
         is_lora=True,
         lora_rank=run.lora.rank,
         model_name=model.name,

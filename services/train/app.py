@@ -5,6 +5,7 @@ import asyncio
 import torch
 from fastapi import FastAPI
 
+from events import model_files
 from events.app import make_app
 from events.edge import Edge
 from events.serve import serve
@@ -18,8 +19,13 @@ from services.train.worker import TrainWorker
 
 def build(settings: TrainSettings) -> FastAPI:
     async def work(edge: Edge) -> None:
+        folder = await asyncio.to_thread(model_files.folder, settings.base_source)
         base = await asyncio.to_thread(
-            load_base, settings.base_source, dtype=getattr(torch, settings.dtype), device=settings.device
+            load_base,
+            str(folder),
+            known_as=model_files.known_as(settings.base_source, settings.base_name),
+            dtype=getattr(torch, settings.dtype),
+            device=settings.device,
         )
         await register(edge.records, settings)
         threads = 1 if settings.deterministic else settings.threads

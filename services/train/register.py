@@ -5,8 +5,9 @@ Edges check requests against what the model's configuration says; they need it w
 
 import argparse
 import asyncio
+from typing import Any
 
-from events import logs
+from events import logs, model_files
 from events.bus import Bus
 from events.records import EVERYONE, ModelRecord, Records
 from services.model.base import describe
@@ -15,10 +16,14 @@ from services.train.settings import TrainSettings
 
 async def register(records: Records, settings: TrainSettings) -> None:
     """Write the model's record, unless it stands. Raises OSError or ValueError for what is no model."""
-    about = await asyncio.to_thread(describe, settings.base_source)
+    about = await asyncio.to_thread(_about, settings.base_source)
     model = ModelRecord(name=settings.base_name, source=settings.base_source, **about)
     if model not in await records.all(ModelRecord, EVERYONE):
         await records.replace(EVERYONE, settings.base_name, model)
+
+
+def _about(source: str) -> dict[str, Any]:
+    return describe(str(model_files.folder(source, model_files.CONFIG)))
 
 
 async def unregister(records: Records, settings: TrainSettings) -> None:

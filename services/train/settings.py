@@ -13,7 +13,7 @@ class TrainSettings(EdgeSettings):
     base_name: str
     """What clients call the model."""
     base_source: str
-    """Folder or hub id of its weights."""
+    """Where its files come from: a folder, `[hf://]ORG/NAME[@REVISION]` or `s3://bucket/prefix`."""
     token_budget: int | None = None
     """Tokens of one pass: bounds the memory for activations. None = what suits the device."""
     replica: str = Field(default_factory=lambda: f"train-{secrets.token_hex(6)}")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -18,6 +18,7 @@ import pytest
 from rekindle.types import decode_forward_backward_output
 from services.local import nats_server
 from tests.gateway.wire import Run, Wire, connect, datum
+from tests.s3_server import running_bucket
 from tests.stack import ROOT, Stack, running_stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -91,16 +92,26 @@ def test_ready_is_alone_on_stdout_and_ctrl_c_ends_every_process(tiny_model_dir: 
     assert not psutil.wait_procs(family, timeout=1)[1]
 
 
-def test_two_base_models_of_any_name_are_served_side_by_side(tiny_model_dir: Path, tmp_path: Path) -> None:
-    options = ["--base-model", f"my/model:v1={tiny_model_dir}"]
-    with running_stack(tiny_model_dir, tmp_path / "data", options) as stack, opened(stack) as wire:
+def test_two_base_models_of_any_name_and_source_are_served_side_by_side(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    options = ["--base-model", "my/model:v1=s3://blobs/models/v1"]
+    with ExitStack() as held:
+        bucket = held.enter_context(running_bucket())
+        bucket.objects = {f"models/v1/{file.name}": file.read_bytes() for file in tiny_model_dir.iterdir()}
+        variables = bucket.environment | {"HF_HOME": str(tmp_path / "cache")}
+        stack = held.enter_context(
+            running_stack(tiny_model_dir, tmp_path / "data", options, environment=variables)
+        )
+        wire = held.enter_context(opened(stack))
         served = wire.http.get("get_server_capabilities").json()["supported_models"]
         assert {model["model_name"] for model in served} == {"my/model:v1", str(tiny_model_dir)}
         assert all(model["max_context_length"] == 512 for model in served)
         runs = [Wire(wire.http, name).run() for name in ("my/model:v1", str(tiny_model_dir))]
         info = wire.ok("/get_info", {"model_id": runs[0].id})
         assert info["model_name"] == info["model_data"]["model_name"] == "my/model:v1"
-        assert info["model_data"]["tokenizer_id"] == str(tiny_model_dir)
+        ids = [wire.ok("/get_info", {"model_id": run.id})["model_data"]["tokenizer_id"] for run in runs]
+        assert ids == ["my/model:v1", str(tiny_model_dir)], "what a client can load, where it can"
         with ThreadPoolExecutor(2) as pool:
             assert len(set(pool.map(loss, runs))) == 1
         rows = json.loads((stack.data_dir / "processes.json").read_text())

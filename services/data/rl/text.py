@@ -19,6 +19,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Tokenizer, processors
 
+from events import model_files
 from events.failure import UserError
 
 TOKENIZER, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
@@ -71,26 +72,26 @@ class Text:
 
 @lru_cache(maxsize=8)
 def load(source: str) -> Text:
-    """The tokenizer of a model, by folder or hub id. Raises UserError where there is none of the fast kind."""
-    path = _file(source, TOKENIZER)
-    if path is None:
+    """The tokenizer of a model, by its source. Raises UserError where there is none of the fast kind."""
+    folder = model_files.folder(source, model_files.TEXT)
+    if not (folder / TOKENIZER).exists():
         raise UserError(f"base_model: {source!r} has no {TOKENIZER}")
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     tokenizer.no_truncation()
-    config = _json(source, CONFIG)
-    special = _special_tokens(source)
+    config = _json(folder / CONFIG)
+    special = _special_tokens(folder)
     known = tokenizer.get_added_tokens_decoder().values()
     missing = [token for token in special.values() if token not in {one.content for one in known}]
     tokenizer.add_tokens([AddedToken(token, special=True) for token in missing])
     if "add_bos_token" in config or "add_eos_token" in config or tokenizer.post_processor is None:
         _set_ends(tokenizer, special, config)
-    return Text(tokenizer, special, _template(source, config))
+    return Text(tokenizer, special, _template(folder, config))
 
 
-def _special_tokens(source: str) -> dict[str, str]:
+def _special_tokens(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for file in MAPS:
-        values = _json(source, file)
+        values = _json(folder / file)
         for name in NAMED:
             token = values.get(name)
             if token is not None:
@@ -110,9 +111,8 @@ def _set_ends(tokenizer: Tokenizer, special: dict[str, str], config: dict[str, A
     )
 
 
-def _template(source: str, config: dict[str, Any]) -> str | None:
-    path = _file(source, TEMPLATE)
-    if path is not None:
+def _template(folder: Path, config: dict[str, Any]) -> str | None:
+    if (path := folder / TEMPLATE).exists():
         return path.read_text(encoding="utf-8")
     found = config.get("chat_template")
     if isinstance(found, list):
@@ -120,23 +120,8 @@ def _template(source: str, config: dict[str, Any]) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _json(source: str, name: str) -> dict[str, Any]:
-    path = _file(source, name)
-    return {} if path is None else json.loads(path.read_text(encoding="utf-8"))
-
-
-def _file(source: str, name: str) -> Path | None:
-    """A file of the model, None if it has none of that name."""
-    folder = Path(source)
-    if folder.is_dir():
-        return path if (path := folder / name).exists() else None
-    from huggingface_hub import hf_hub_download  # only where a model is not a folder
-    from huggingface_hub.errors import EntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(source, name))
-    except EntryNotFoundError:
-        return None
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 class _Generation(ext.Extension):
