@@ -52,7 +52,7 @@ KUBECTL: dict[str, set[str]] = {
     "delete pods": {"-l"},
 }
 WITHOUT_VALUE = {"--no-wait", "--overwrite", "--server-side", "--verbose"}
-OTHERS = {".", "export", "cp", "sed", "base64", "install", "pip", "python3", "./task"}
+OTHERS = {".", "aws", "export", "cp", "sed", "base64", "install", "pip", "python3", "./task"}
 """Programs that are looked at one by one."""
 
 

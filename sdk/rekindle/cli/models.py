@@ -42,7 +42,8 @@ def add(
     source: Annotated[
         str | None,
         typer.Option(
-            help="hf://ORG/NAME[@REVISION], s3://BUCKET/PREFIX or a folder.", show_default="the name, as a hub id"
+            help="hf://ORG/NAME[@REVISION], s3://BUCKET/PREFIX or a folder.",
+            show_default="the name, as a hub id",
         ),
     ] = None,
     gpus: Annotated[int, typer.Option(min=0, help="Of one replica; 0 = CPU.")] = 0,
