@@ -29,6 +29,7 @@ records.py     small named facts of the world: sessions, runs, samplers, models
 blobs.py       what is too large for an event
 s3_blobs.py    the same in a bucket of S3
 blob_cache.py  local copies of what lies there
+range_file.py  a file of it, read in place
 model_files.py a base model's files: a folder, the hub, or a bucket
 stored_file.py an answer that is a file from there
 claims.py      how long such a payload lasts

@@ -6,6 +6,7 @@ changes. A folder that nothing is left in is gone too.
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from events import names
 from events.failure import NotFound
@@ -42,6 +43,11 @@ class Blobs(Protocol):
 
     async def files(self, key: str) -> list[str]:
         """Names of the files of a stored folder. Raises NotFound."""
+        ...
+
+    def file(self, key: str, name: str) -> AbstractAsyncContextManager[BinaryIO]:
+        """One file of a stored folder, open for the block and read from where it lies, in threads: none of it is
+        copied to this machine's disk. Raises NotFound, here or where it is read."""
         ...
 
     def gathered(self, key: str) -> AbstractAsyncContextManager[Path]:
@@ -101,6 +107,15 @@ class FolderBlobs:
     async def files(self, key: str) -> list[str]:
         async with self.folder(key) as folder:
             return await asyncio.to_thread(lambda: sorted(file.name for file in folder.iterdir()))
+
+    @contextlib.asynccontextmanager
+    async def file(self, key: str, name: str) -> AsyncIterator[BinaryIO]:
+        folder = self._path(key)
+        path = folder / name
+        if path.parent != folder or not path.is_file():
+            raise NotFound(f"file {name!r} does not exist")
+        with path.open("rb") as file:
+            yield file
 
     def gathered(self, key: str) -> AbstractAsyncContextManager[Path]:
         return self.folder(key)
@@ -167,7 +182,12 @@ class FolderBlobs:
             shutil.rmtree(folder)
             return size
         _flush_folder(folder)
-        _move_in(folder, path)
+        try:
+            _move_in(folder, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            shutil.rmtree(folder)  # somebody else was first
         return size
 
     def _delete(self, path: Path) -> None:

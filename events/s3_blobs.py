@@ -5,18 +5,20 @@ lie beside it below a part of their own, so that writers who die or race leave a
 never changes. Deleting removes manifests first. Folders are read from copies on the local disk (`blob_cache.py`).
 
 Credentials, endpoint and all else come from the usual variables: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
-AWS_ENDPOINT_URL, AWS_ALLOW_HTTP, ... The bucket must be there, and the store must know conditional writes.
+AWS_ENDPOINT_URL, AWS_ALLOW_HTTP, ... The bucket must be there, and the store must know conditional writes. What a
+writer that died had sent of a large file is in no list: a rule of the bucket's own ends such uploads.
 """
 
 import asyncio
 import contextlib
+import io
 import os
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import obstore
 import structlog
@@ -29,12 +31,19 @@ from events import tasks
 from events.blob_cache import BlobCache
 from events.blobs import check_key
 from events.failure import BlobsUnavailable, NotFound
+from events.range_file import RangeFile
 
 log = structlog.get_logger(__name__)
 
 MIB = 1024 * 1024
 PART_BYTES = 8 * MIB
-"""Larger files travel in parts of so many bytes."""
+"""Larger files travel in parts of so many bytes, or of more where that would be too many parts."""
+MOST_PARTS = 10_000
+"""Of an upload, by the protocol."""
+READ_BYTES = MIB
+"""Asked for at least where a file is read in place."""
+LARGE_BYTES = 256 * MIB
+"""Copying so much takes a while: people shall see what is waited for."""
 AT_ONCE = 4
 """Parts of a file under way at once, and files."""
 PATIENCE = 15.0
@@ -42,6 +51,8 @@ PATIENCE = 15.0
 KNOWN_SECONDS = 30.0
 """For so long a folder that others delete may still be found."""
 MANIFEST = ".manifest"
+NO_BUCKET = "NoSuchBucket"
+"""What the store says of all blobs where there is no bucket: it knows nothing of any."""
 
 T = TypeVar("T")
 
@@ -87,16 +98,16 @@ class S3Blobs:
         check_key(key)
         files = await asyncio.to_thread(_sizes, folder)
         manifest = Manifest(part=secrets.token_hex(4), files=files)
+        own = f"{key}/{manifest.part}"
         try:
-            with _answering(key):
-                await _each(files, lambda name: self._upload(f"{key}/{manifest.part}/{name}", folder / name))
+            with _answering(key, writing=True):
+                await _each(files, lambda name: self._upload(f"{own}/{name}", folder / name, files[name]))
             won = await self._create(f"{key}/{MANIFEST}", manifest.model_dump_json().encode())
         finally:
             await asyncio.to_thread(shutil.rmtree, folder)
-        if (
-            not won and (await self._manifest(key)).part != manifest.part
-        ):  # the answer to ours may have been lost
-            await self._drop(f"{key}/{manifest.part}")
+        self._manifests.pop(key, None)  # what was known is older than what was just seen to stand
+        if not won and (await self._manifest(key)).part != manifest.part:  # or the answer to ours was lost
+            await self._drop(own)
         return sum(files.values())
 
     @contextlib.asynccontextmanager
@@ -107,9 +118,11 @@ class S3Blobs:
         except NotFound:
             self._cache.forget(key)
             raise
-        source = f"{key}/{manifest.part}"
+        source, size = f"{key}/{manifest.part}", sum(manifest.files.values())
 
         async def fetch(into: Path) -> None:
+            if size >= LARGE_BYTES:
+                log.info("blobs.copying", key=key, bytes=size)
             try:
                 await _each(
                     manifest.files, lambda name: self._download(source, name, manifest.files[name], into)
@@ -118,12 +131,30 @@ class S3Blobs:
                 self._manifests.pop(key, None)  # it was deleted since
                 raise
 
-        async with self._cache.hold(source, sum(manifest.files.values()), fetch) as folder:
+        async with self._cache.hold(source, size, fetch) as folder:
             yield folder
 
     async def files(self, key: str) -> list[str]:
         check_key(key)
         return sorted((await self._manifest(key)).files)
+
+    @contextlib.asynccontextmanager
+    async def file(self, key: str, name: str) -> AsyncIterator[BinaryIO]:
+        check_key(key)
+        manifest = await self._manifest(key)
+        if name not in manifest.files:
+            raise NotFound(f"file {name!r} does not exist")
+        path = f"{key}/{manifest.part}/{name}"
+
+        def read(start: int, length: int) -> bytes:
+            with _answering(path):
+                return bytes(obstore.get_range(self._store, path, start=start, length=length))
+
+        try:
+            yield io.BufferedReader(RangeFile(manifest.files[name], read), READ_BYTES)
+        except NotFound:
+            self._manifests.pop(key, None)  # it was deleted since
+            raise
 
     @contextlib.asynccontextmanager
     async def gathered(self, key: str) -> AsyncIterator[Path]:
@@ -168,14 +199,14 @@ class S3Blobs:
         await asyncio.to_thread(self._cache.close)
 
     async def _create(self, path: str, data: bytes) -> bool:
-        """Whether there was no such object before."""
-        with _answering(path):
+        """Whether there was no such object before. Returns when there is one."""
+        with _answering(path, writing=True):
             try:
                 await obstore.put_async(self._store, path, data, mode="create")
             except AlreadyExistsError:
+                # Said of one that stands (412), and while somebody else puts or deletes one (409).
+                await obstore.head_async(self._store, path)
                 return False
-            except FileNotFoundError as error:
-                raise BlobsUnavailable(f"blob {path}: the bucket does not exist") from error
             return True
 
     async def _manifest(self, key: str) -> Manifest:
@@ -194,8 +225,9 @@ class S3Blobs:
     async def _all_below(self, key: str) -> list[str]:
         return [meta["path"] async for chunk in obstore.list(self._store, key) for meta in chunk]
 
-    async def _upload(self, path: str, file: Path) -> None:
-        await obstore.put_async(self._store, path, file, chunk_size=PART_BYTES, max_concurrency=AT_ONCE)
+    async def _upload(self, path: str, file: Path, size: int) -> None:
+        part = max(PART_BYTES, -(-size // MOST_PARTS))
+        await obstore.put_async(self._store, path, file, chunk_size=part, max_concurrency=AT_ONCE)
 
     async def _download(self, source: str, name: str, size: int, into: Path) -> None:
         """One file, in ranges: a part that fails is asked for again, and none takes longer than a request may."""
@@ -208,7 +240,7 @@ class S3Blobs:
                     self._store, f"{source}/{name}", start=start, length=length
                 )
             assert len(data) == length, f"blob {source}/{name} has changed its size"
-            await asyncio.to_thread(os.pwrite, handle, data, start)
+            await asyncio.to_thread(_write, handle, memoryview(data), start)
 
         try:
             await _each(range(0, size, PART_BYTES), fetch)
@@ -231,15 +263,29 @@ async def _each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> Non
     await tasks.together(*map(one, items))
 
 
+def _write(handle: int, data: memoryview, start: int) -> None:
+    """All of it: a disk that fills takes some, and says so only when asked for the rest."""
+    while data:
+        written = os.pwrite(handle, data, start)
+        data, start = data[written:], start + written
+
+
 @contextlib.contextmanager
-def _answering(key: str) -> Iterator[None]:
-    """What is not there raises NotFound, whatever else the store has to say BlobsUnavailable."""
+def _answering(key: str, *, writing: bool = False) -> Iterator[None]:
+    """What is not there raises NotFound, whatever else the store has to say BlobsUnavailable. A write that finds
+    something missing, a bucket or an upload that somebody ended, finds no blob missing."""
     try:
         yield
     except FileNotFoundError as error:
-        raise NotFound(f"blob {key} does not exist") from error
-    except AlreadyExistsError:
-        raise
+        if not writing and NO_BUCKET not in str(error):
+            raise NotFound(f"blob {key} does not exist") from error
+        raise _unavailable(key, error) from error
     except BaseError as error:
-        log.warning("blobs.unavailable", key=key, reason=str(error).partition("\n")[0])
-        raise BlobsUnavailable(f"blob {key}: no answer from the store ({type(error).__name__})") from error
+        raise _unavailable(key, error) from error
+
+
+def _unavailable(key: str, error: Exception) -> BlobsUnavailable:
+    said = str(error)
+    log.warning("blobs.unavailable", key=key, reason=said.partition("\n")[0])
+    missing = "the bucket does not exist" if NO_BUCKET in said else None
+    return BlobsUnavailable(f"blob {key}: {missing or f'no answer from the store ({type(error).__name__})'}")

@@ -1,7 +1,8 @@
 """A bucket that speaks as much of the protocol of S3 as a blob store needs, in this process.
 
-Promises what the protocol says of conditional puts, parts, ranges, pages of listings and bulk deletion. Knows no
-credentials: every signature is good. `refuse` says which requests fail, `requests` what was asked.
+Promises what the protocol says of conditional puts, parts, ranges, pages of listings and bulk deletion, and is as
+strict as S3 itself about what it asks for: a signature (any is good), a sum of a list of deletions, parts of 5 MiB.
+`refuse` and `fault` say which requests fail and how, `requests` what was asked.
 """
 
 import hashlib
@@ -10,12 +11,17 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 PAGE = 50
 """Entries of one answer to a listing."""
+LEAST_PART = 5 * 1024 * 1024
+"""Bytes of each part of an upload but the last."""
+Fault = Literal["busy", "conflict", "lost", "cut"]
+"""503 SlowDown; 409; done, but the connection ends without an answer; half of the body, then the connection ends."""
 
 
 def etag(data: bytes) -> str:
@@ -37,6 +43,8 @@ class Bucket(ThreadingHTTPServer):
         """(method, key) of all that came."""
         self.refuse: Callable[[str, str], bool] = lambda method, key: False
         """(method, key) → whether to answer 403, after which nobody tries again."""
+        self.fault: Callable[[str, str], Fault | None] = lambda method, target: None
+        """(method, key, with `?` and the first parameter if it has some) → what is wrong with the answer."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -76,14 +84,22 @@ class Request(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Nobody reads it."""
 
+    fault: Fault | None = None
+
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        if self.fault == "lost":
+            return
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if self.fault == "cut" else body)
+        self.close_connection = self.close_connection or self.fault == "cut"
+
+    def fail(self, status: int, code: str) -> None:
+        self.answer(status, f"<Error><Code>{code}</Code></Error>".encode())
 
     def serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -91,10 +107,19 @@ class Request(BaseHTTPRequestHandler):
         asked = {name: values[0] for name, values in parse_qs(address.query, keep_blank_values=True).items()}
         bucket, _, key = unquote(address.path).removeprefix("/").partition("/")
         self.server.requests.append((self.command, key))
+        self.fault = self.server.fault(self.command, f"{key}?{next(iter(asked))}" if asked else key)
+        if self.fault == "lost":
+            self.close_connection = True
+        if self.fault == "busy":
+            return self.fail(503, "SlowDown")
+        if self.fault == "conflict":
+            return self.fail(409, "ConditionalRequestConflict")
+        if not self.headers.get("Authorization", "").startswith("AWS4-HMAC-SHA256 "):
+            return self.fail(403, "AccessDenied")
         if bucket != "blobs":
-            return self.answer(404, b"<Error><Code>NoSuchBucket</Code></Error>")
+            return self.fail(404, "NoSuchBucket")
         if self.server.refuse(self.command, key):
-            return self.answer(403, b"<Error><Code>AccessDenied</Code></Error>")
+            return self.fail(403, "AccessDenied")
         if key and (self.command, key) != ("POST", "") and not asked:
             return getattr(self, f"{self.command.lower()}_object")(key, body)
         with self.server.lock:
@@ -109,14 +134,16 @@ class Request(BaseHTTPRequestHandler):
     def get_object(self, key: str, _: bytes) -> None:
         data = self.server.objects.get(key)
         if data is None:
-            return self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+            return self.fail(404, "NoSuchKey")
         if self.headers.get("If-Match", etag(data)) != etag(data):
-            return self.answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+            return self.fail(412, "PreconditionFailed")
         told = {"ETag": etag(data), "Last_Modified": "Sun, 22 Nov 2026 10:00:00 GMT"}
         if (wanted := self.headers.get("Range")) is None:
             return self.answer(200, data, **told)
         first, last = (int(end) for end in wanted.removeprefix("bytes=").split("-"))
         part = data[first : last + 1]
+        if not part:
+            return self.fail(416, "InvalidRange")
         self.answer(206, part, Content_Range=f"bytes {first}-{first + len(part) - 1}/{len(data)}", **told)
 
     head_object = get_object
@@ -124,7 +151,7 @@ class Request(BaseHTTPRequestHandler):
     def put_object(self, key: str, body: bytes) -> None:
         with self.server.lock:
             if self.headers.get("If-None-Match") == "*" and key in self.server.objects:
-                return self.answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+                return self.fail(412, "PreconditionFailed")
             self.server.objects[key] = body
         self.answer(200, ETag=etag(body))
 
@@ -137,13 +164,19 @@ class Request(BaseHTTPRequestHandler):
             found.text or "" for found in ElementTree.fromstring(body).iter() if found.tag.endswith("Key")
         ]
         assert len(keys) <= 1000, "the protocol takes no more"
-        if any(self.server.refuse("DELETE", key) for key in keys):
-            return self.answer(403, b"<Error><Code>AccessDenied</Code></Error>")
+        if not any(name.lower().startswith(("content-md5", "x-amz-checksum-")) for name in self.headers):
+            return self.fail(400, "InvalidRequest")
+        said = ""
         for key in keys:
             self.server.requests.append(("DELETE", key))
-            self.server.objects.pop(key, None)
-        gone = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
-        self.answer(200, f"<DeleteResult>{gone}</DeleteResult>".encode())
+            if self.server.refuse("DELETE", key):  # the others go all the same, and the answer is 200
+                said += (
+                    f"<Error><Key>{escape(key)}</Key><Code>AccessDenied</Code><Message>no</Message></Error>"
+                )
+            else:
+                self.server.objects.pop(key, None)
+                said += f"<Deleted><Key>{escape(key)}</Key></Deleted>"
+        self.answer(200, f"<DeleteResult>{said}</DeleteResult>".encode())
 
     def list(self, asked: dict[str, str]) -> None:
         prefix, delimiter = asked.get("prefix", ""), asked.get("delimiter")
@@ -173,12 +206,25 @@ class Request(BaseHTTPRequestHandler):
             return self.answer(
                 200, f"<InitiateMultipartUploadResult>{said}</InitiateMultipartUploadResult>".encode()
             )
+        if upload not in self.server.parts:
+            return self.fail(404, "NoSuchUpload")
         if self.command == "PUT":
             self.server.parts[upload][int(asked["partNumber"])] = body
             return self.answer(200, ETag=f'"{asked["partNumber"]}"')
-        parts = self.server.parts.pop(upload)
+        parts = self.server.parts[upload]
         if self.command == "DELETE":
+            del self.server.parts[upload]
             return self.answer(204)
-        self.server.objects[key] = b"".join(parts[number] for number in sorted(parts))
+        named = [
+            int(found.text or 0)
+            for found in ElementTree.fromstring(body).iter()
+            if found.tag.endswith("PartNumber")
+        ]
+        if named != sorted(parts):
+            return self.fail(400, "InvalidPart")
+        if any(len(parts[number]) < LEAST_PART for number in named[:-1]):
+            return self.fail(400, "EntityTooSmall")
+        self.server.objects[key] = b"".join(parts[number] for number in named)
+        del self.server.parts[upload]
         said = f"<Key>{escape(key)}</Key><ETag>e</ETag>"
         self.answer(200, f"<CompleteMultipartUploadResult>{said}</CompleteMultipartUploadResult>".encode())

@@ -5,8 +5,7 @@ pyarrow is imported where rows are read and not before: the gateway mounts these
 
 import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import anyio.to_thread
 from fastapi import APIRouter, Query
@@ -40,15 +39,15 @@ async def rows(
 ) -> Response:
     """A page of rows and the cursor of the next."""
     stored = await Datasets(edge.records).version(tenant, name, version)
-    async with edge.blobs.folder(stored.blob) as folder:
-        page = await anyio.to_thread.run_sync(_page, folder, query)
+    async with edge.blobs.file(stored.blob, FILE) as file:
+        page = await anyio.to_thread.run_sync(_page, file, query)
     return Response(page, media_type="application/json")
 
 
-def _page(folder: Path, query: RowsQuery) -> bytes:
+def _page(file: BinaryIO, query: RowsQuery) -> bytes:
     from services.data.pages import read_page
 
-    found, cursor = read_page(folder, query.cursor, query.limit)
+    found, cursor = read_page(file, query.cursor, query.limit)
     return f'{{"rows":[{",".join(found)}],"cursor":{json.dumps(cursor)}}}'.encode()
 
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 
@@ -19,13 +20,13 @@ STEP_BYTES = MIB
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def read_page(folder: Path, cursor: str | None, limit: int) -> tuple[list[str], str | None]:
-    """(at most `limit` rows, each as JSON; cursor of the next page or None).
+def read_page(source: Path | BinaryIO, cursor: str | None, limit: int) -> tuple[list[str], str | None]:
+    """(at most `limit` rows, each as JSON; cursor of the next page or None) of a version's folder or open file.
 
     Raises InvalidField for a cursor of no page.
     """
     offset = offset_of(cursor)
-    file = VersionFile(folder)
+    file = VersionFile(source)
     try:
         if offset and offset >= file.rows:
             raise InvalidField("cursor", f"{cursor!r} is not of this version, which has {file.rows} rows")

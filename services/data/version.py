@@ -6,7 +6,7 @@ Written batch by batch, with the content hash and the columns' statistics as the
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -92,8 +92,10 @@ def write_version(folder: Path, shape: pa.StructType, batches: Iterable[pa.Struc
 class VersionFile:
     """A completed file of rows."""
 
-    def __init__(self, folder: Path) -> None:
-        self._file = pq.ParquetFile(folder / FILE, pre_buffer=False)
+    def __init__(self, source: Path | BinaryIO) -> None:
+        """source: its folder, or the file itself, open; that is left open."""
+        path = source / FILE if isinstance(source, Path) else source
+        self._file = pq.ParquetFile(path, pre_buffer=False)
         self.shape: pa.StructType = pa.struct(list(self._file.schema_arrow))
         self.rows: int = self._file.metadata.num_rows
 

@@ -76,9 +76,9 @@ async def test_a_folder_is_moved_in_once(store: Blobs) -> None:
 
 async def test_of_many_who_put_one_folder_one_wins_whole(store: Blobs) -> None:
     folders = [filled(store, a=b"%d" % number, b=b"%d" % number) for number in range(4)]
-    results = await asyncio.gather(*(store.put_folder("t/f", one) for one in folders), return_exceptions=True)
+    assert await asyncio.gather(*(store.put_folder("t/f", one) for one in folders)) == [2] * 4
     found = await contents(store, "t/f")
-    assert found["a"] == found["b"] and any(result == 2 for result in results)
+    assert found["a"] == found["b"] and not any(folder.exists() for folder in folders)
 
 
 async def test_large_files_come_back_as_they_were(store: Blobs) -> None:
@@ -93,6 +93,20 @@ async def test_a_folder_keeps_its_path(store: Blobs) -> None:
         pass
     async with store.folder("t/f") as second:
         assert first == second and (second / "a").read_bytes() == b"1"
+
+
+async def test_a_file_is_read_in_place(store: Blobs) -> None:
+    await store.put_folder("t/f", filled(store, a=b"0123456789", empty=b""))
+    async with store.file("t/f", "a") as file:
+        assert file.seek(-3, os.SEEK_END) == 7 and await asyncio.to_thread(file.read) == b"789"
+        file.seek(2)
+        assert await asyncio.to_thread(file.read, 3) == b"234"
+    async with store.file("t/f", "empty") as file:
+        assert await asyncio.to_thread(file.read) == b""
+    for key, name in (("t/f", "none"), ("t/none", "a"), ("t/f", ".."), ("t", "f/a")):
+        with pytest.raises(NotFound):
+            async with store.file(key, name):
+                pass
 
 
 async def test_blobs_put_one_by_one_are_gathered(store: Blobs) -> None:

@@ -1,6 +1,7 @@
 """A folder in a bucket is there or not, whoever dies over it; a store that is away says so."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import uuid
@@ -10,12 +11,13 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from events import s3_blobs
 from events.blob_cache import BlobCache
 from events.edge import add_error_answers
 from events.failure import BlobsUnavailable, NotFound
 from events.s3_blobs import MANIFEST, S3Blobs
 from events.stored_file import StoredFile
-from tests.s3_server import Bucket
+from tests.s3_server import Bucket, Fault
 
 
 @pytest.fixture
@@ -148,16 +150,191 @@ async def test_a_store_that_is_away_is_said_to_be(
         assert not left.exists(), "a disk must not fill while the store is away"
 
 
-async def test_a_bucket_that_does_not_exist_takes_nothing(bucket: Bucket, tmp_path: Path) -> None:
+async def test_a_bucket_that_does_not_exist_takes_nothing_and_knows_nothing_of_what_is_gone(
+    bucket: Bucket, tmp_path: Path
+) -> None:
     blobs = S3Blobs("s3://other", BlobCache(tmp_path / "cache", 1000), patience=0.3)
-    with pytest.raises(BlobsUnavailable, match="the bucket does not exist"):
+    for attempt in (
+        blobs.put("t/a", b"1"),
+        blobs.put_folder("t/f", filled(blobs, a=b"1")),
+        blobs.get("t/a"),
+        blobs.files("t/f"),
+        blobs.under("t"),
+        blobs.delete("t/a"),
+    ):
+        with pytest.raises(BlobsUnavailable, match="the bucket does not exist"):
+            await attempt
+
+
+async def test_a_put_whose_answer_is_lost_is_one_put(
+    bucket: Bucket, blobs: S3Blobs, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[str] = []
+
+    def once(method: str, target: str) -> Fault | None:
+        if method != "PUT" or target in lost:
+            return None
+        lost.append(target)
+        return "lost"
+
+    monkeypatch.setattr(bucket, "fault", once)
+    with contextlib.suppress(BlobsUnavailable):  # one that stands may be said not to
         await blobs.put("t/a", b"1")
+    await blobs.put("t/a", b"2")
+    assert await blobs.get("t/a") == b"1"
+    await blobs.delete("t/a")
+    with contextlib.suppress(BlobsUnavailable):
+        await blobs.put_folder("t/f", filled(blobs, a=b"1"))
+    await blobs.put_folder("t/f", filled(blobs, a=b"1"))
+    assert len(lost) > 2
+    async with blobs.folder("t/f") as folder:
+        assert (folder / "a").read_bytes() == b"1"
+
+
+async def test_a_folder_that_was_known_and_deleted_by_others_is_put_whole_though_the_answer_is_lost(
+    bucket: Bucket, blobs: S3Blobs, tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await blobs.put_folder("t/f", filled(blobs, a=b"old"))
+    assert await blobs.files("t/f") == ["a"]
+    await another(tmp_path, prefix).delete("t/f")
+    create = S3Blobs._create
+
+    async def unheard(self: S3Blobs, path: str, data: bytes) -> bool:
+        await create(self, path, data)
+        return False  # as it is when the library asks again
+
+    with monkeypatch.context() as patch:
+        patch.setattr(S3Blobs, "_create", unheard)
+        await blobs.put_folder("t/f", filled(blobs, a=b"new"))
+    for one in (blobs, another(tmp_path, prefix)):
+        async with one.folder("t/f") as folder:
+            assert (folder / "a").read_bytes() == b"new"
+
+
+async def test_a_conflict_with_a_deletion_is_no_blob(
+    bucket: Bucket, blobs: S3Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(bucket, "fault", lambda method, target: "conflict" if method == "PUT" else None)
+        with pytest.raises(BlobsUnavailable):
+            await blobs.put("t/a", b"1")
+    await blobs.put("t/a", b"1")
+    assert await blobs.get("t/a") == b"1"
+
+
+async def test_a_busy_store_is_asked_again(
+    bucket: Bucket, tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = S3Blobs(f"s3://blobs/{prefix}", BlobCache(tmp_path / "cache", 1000))
+    asked: set[str] = set()
+
+    def first_time(method: str, target: str) -> Fault | None:
+        known = f"{method} {target}" in asked
+        asked.add(f"{method} {target}")
+        return None if known else "busy"
+
+    monkeypatch.setattr(bucket, "fault", first_time)
+    await blobs.put("t/a", b"1")
+    assert await blobs.get("t/a") == b"1" and await blobs.under("t") == ["t/a"]
+    await blobs.delete("t/a")
+    assert not [key for key in bucket.objects if key.startswith(prefix)]
+
+
+async def test_a_body_that_is_cut_short_is_no_blob(
+    bucket: Bucket, blobs: S3Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await blobs.put("t/a", b"0123456789")
+    await blobs.put_folder("t/f", filled(blobs, a=b"0123456789"))
+    with monkeypatch.context() as patch:
+        patch.setattr(bucket, "fault", lambda method, target: "cut" if method == "GET" else None)
+        with pytest.raises(BlobsUnavailable):
+            await blobs.get("t/a")
+        with pytest.raises(BlobsUnavailable):
+            async with blobs.folder("t/f"):
+                pass
+    async with blobs.folder("t/f") as folder:
+        assert (folder / "a").read_bytes() == b"0123456789"
+
+
+async def test_a_large_blob_is_put_once_too(bucket: Bucket, blobs: S3Blobs) -> None:
+    data = os.urandom(12 * 1024 * 1024)
+    await blobs.put("t/large", data)
+    await blobs.put("t/large", b"late")
+    assert await blobs.get("t/large") == data
+
+
+async def test_an_upload_that_fails_leaves_no_parts(
+    bucket: Bucket, blobs: S3Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            bucket,
+            "fault",
+            lambda method, target: "conflict" if method == "PUT" and "partNumber" in target else None,
+        )
+        with pytest.raises(BlobsUnavailable):
+            await blobs.put_folder("t/f", filled(blobs, large=bytes(9 * 1024 * 1024)))
+    assert not bucket.parts
+
+
+async def test_an_upload_whose_end_was_not_heard_is_no_missing_blob(
+    bucket: Bucket, blobs: S3Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            bucket,
+            "fault",
+            lambda method, target: "lost" if method == "POST" and target.endswith("?uploadId") else None,
+        )
+        with pytest.raises(BlobsUnavailable):
+            await blobs.put_folder("t/f", filled(blobs, large=bytes(9 * 1024 * 1024)))
+    await blobs.put_folder("t/f", filled(blobs, large=bytes(9 * 1024 * 1024)))
+    assert await blobs.files("t/f") == ["large"]
+
+
+async def test_a_file_of_any_size_has_no_more_parts_than_a_store_takes(
+    bucket: Bucket, blobs: S3Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_blobs, "MOST_PARTS", 2)
+    data = os.urandom(20 * 1024 * 1024)
+    await blobs.put_folder("t/f", filled(blobs, huge=data))
+    assert bucket.count("PUT", "/huge") <= 2
+    async with blobs.folder("t/f") as folder:
+        assert (folder / "huge").read_bytes() == data
+
+
+async def test_a_disk_that_takes_a_part_only_is_asked_for_the_rest(
+    bucket: Bucket, blobs: S3Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await blobs.put_folder("t/f", filled(blobs, a=b"0123456789"))
+    write = os.pwrite
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda handle, data, place: write(handle, data[:3], place))
+        async with blobs.folder("t/f") as folder:
+            assert (folder / "a").read_bytes() == b"0123456789"
+
+
+async def test_a_file_that_is_read_in_place_is_not_copied_and_may_go(
+    bucket: Bucket, blobs: S3Blobs, tmp_path: Path
+) -> None:
+    data = os.urandom(3 * 1024 * 1024)
+    await blobs.put_folder("t/f", filled(blobs, large=data, small=b"0123456789"))
+    async with blobs.file("t/f", "large") as file:
+        assert await asyncio.to_thread(file.read) == data
+    assert not list((tmp_path / "cache").glob("*/*/large")), "nothing is copied"
+    async with blobs.file("t/f", "small") as file:
+        await blobs.delete("t/f")
+        with pytest.raises(NotFound):
+            await asyncio.to_thread(file.read)
+    with pytest.raises(NotFound):
+        async with blobs.file("t/f", "small"):
+            pass
 
 
 def test_an_answer_is_a_file_of_the_store(
     bucket: Bucket, blobs: S3Blobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asyncio.run(blobs.put_folder("t/f", filled(blobs, data=b"0123456789")))
+    asyncio.run(blobs.put_folder("t/f", filled(blobs, data=b"0123456789", empty=b"")))
     app = FastAPI()
     add_error_answers(app)
 
@@ -170,7 +347,17 @@ def test_an_answer_is_a_file_of_the_store(
         assert whole.content == b"0123456789" and "called.bin" in whole.headers["content-disposition"]
         part = client.get("/data", headers={"Range": "bytes=2-4"})
         assert (part.status_code, part.content) == (206, b"234")
+        assert part.headers["content-range"] == "bytes 2-4/10"
+        for wanted, found in (("bytes=7-", b"789"), ("bytes=-2", b"89"), ("bytes=8-99", b"89")):
+            assert client.get("/data", headers={"Range": wanted}).content == found
+        for ignored in ("bytes=1-2,4-5", "bytes=5-2", "lines=1-2", "bytes=-"):
+            assert client.get("/data", headers={"Range": ignored}).content == b"0123456789"
+        past = client.get("/data", headers={"Range": "bytes=10-"})
+        assert (past.status_code, past.headers["content-range"]) == (416, "bytes */10")
+        for tag, length in ((whole.headers["etag"], 3), ('"another"', 10)):
+            assert len(client.get("/data", headers={"Range": "bytes=2-4", "If-Range": tag}).content) == length
         assert client.get("/none").status_code == 404
+        assert client.get("/empty").content == b""
         monkeypatch.setattr(bucket, "refuse", lambda method, key: True)
         blobs._manifests.clear()
         away = client.get("/data")
