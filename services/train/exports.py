@@ -42,6 +42,7 @@ class Exports:
         """
         run, standing = await self._look(tenant, run_id, command)
         if standing is not None and standing.number == number:
+            await self._tidy(standing)
             await self._plan_expiry(tenant, standing)
             return standing, _facts(tenant, standing, command)
         if standing is not None and standing.alive() and not command.overwrite:

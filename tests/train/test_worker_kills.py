@@ -147,10 +147,13 @@ async def test_a_save_killed_between_entry_and_result_finds_its_own_entry(lab: L
     async with lab.worker(bus):
         await asyncio.wait_for(reached.wait(), 20)
     before = await lab.entry(run, "a")
+    version = before.blob.rpartition("/")[0]
+    await lab.blobs.put_folder(f"{version}/0", lab.blobs.staging())  # what one who died before it wrote
     await lab.step(run, 2)
     async with lab.worker():
         await lab.ends_well(run, 1, 2)
     assert await lab.entry(run, "a") == before
+    assert await lab.blobs.under(version) == [before.blob]
     assert sum((await lab.entries(run, "checkpoint.>")).values()) == 1
 
 
