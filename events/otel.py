@@ -3,11 +3,13 @@
 The standard variables hold: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_TRACES_SAMPLER`,
 `OTEL_BSP_SCHEDULE_DELAY` and so on. Ids come from the system's source of randomness, no span from a generator that
 somebody may have seeded; the exporter alone draws its pauses from Python's `random`, on which nothing here depends.
+Of an error a span tells the kind and no more: what it says may quote a prompt.
 Needs the extra `otel`; observe.py imports this where it is wanted.
 """
 
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,7 +23,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 
 from events.trace import Span
 
-END_SECONDS = 5
+END_SECONDS = 5.0
 """How long the last spans may take on their way out."""
 
 
@@ -55,9 +57,15 @@ class Otlp:
 
     @contextmanager
     def span(self, span: Span) -> Iterator[str]:
-        with api.use_span(self._start(span), end_on_exit=True) as began:
+        with api.use_span(
+            self._start(span), end_on_exit=True, record_exception=False, set_status_on_exception=False
+        ) as began:
             own = began.get_span_context()
-            yield f"00-{own.trace_id:032x}-{own.span_id:016x}-{own.trace_flags:02x}"
+            try:
+                yield f"00-{own.trace_id:032x}-{own.span_id:016x}-{own.trace_flags:02x}"
+            except Exception as error:
+                began.set_status(api.StatusCode.ERROR, type(error).__name__)
+                raise
 
     def _start(self, span: Span) -> api.Span:
         at_hand = _named(span.at_hand)
@@ -78,9 +86,10 @@ class Otlp:
         api.get_current_span().update_name(name)
 
     def close(self) -> None:
-        """Send what is left; blocks."""
-        self._provider.force_flush(END_SECONDS * 1000)
-        self._provider.shutdown()
+        """Send what is left; blocks, but not for a collector that does not answer."""
+        ending = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
+        ending.start()
+        ending.join(END_SECONDS)
 
 
 def _named(traceparent: str) -> api.SpanContext:

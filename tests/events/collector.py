@@ -23,6 +23,8 @@ class Seen:
     kind: int
     seconds: float
     failed: bool
+    said: tuple[str, ...]
+    """Of what failed: its status, and the names of its events."""
     links: tuple[str, ...]
     """Of traces."""
     about: dict[str, Any]
@@ -61,6 +63,7 @@ def _seen(service: str, span: Any) -> Seen:
         span.kind,
         (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
         span.status.code == span.status.STATUS_CODE_ERROR,
+        (span.status.message, *(event.name for event in span.events)),
         tuple(link.trace_id.hex() for link in span.links),
         {one.key: one.value.string_value or one.value.int_value for one in span.attributes},
     )

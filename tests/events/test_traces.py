@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 import sys
 from collections.abc import Iterator
 
@@ -95,6 +96,23 @@ async def test_a_step_s_own_span_has_the_id_that_all_who_drive_it_give_it(collec
     assert trace.derived("run", 4)[3:35] != step.trace
 
 
+async def test_a_collector_that_does_not_answer_keeps_no_process_from_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "600")
+        monkeypatch.setattr("events.otel.END_SECONDS", 0.1)
+        async with asyncio.timeout(60):
+            async with traced("test"):
+                trace.take_up(CALLER)
+                with trace.span("work"):
+                    pass
+            connection, _ = await asyncio.to_thread(silent.accept)
+        with connection:  # or its thread would go on trying
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+
 def edge() -> ASGIApp:
     router = APIRouter()
 
@@ -173,3 +191,4 @@ async def test_a_command_in_hand_is_counted_and_a_span_of_its_sender_s_trace(
         ("reward.score", CALLER[3:35], CALLER[36:52], CONSUMER)
     }
     assert {one.about["rekindle.command"]: one.failed for one in collector.spans} == {"0": True, "1": False}
+    assert {one.said for one in collector.spans if one.failed} == {("UserError",)}, "and not what it said"
