@@ -117,6 +117,8 @@ class Dispatcher:
         async with self._checking:
             found = await self._platform.status()
             for service in self.services:
+                if service.spec.name not in self._kept:
+                    continue  # it left while others were told of
                 metrics.QUEUED.labels(service.spec.name).set(service.backlog.depth)
                 metrics.ACTIVATIONS.labels(service.spec.name).set(service.slots.open)
                 status = found.get(service.spec.name)
