@@ -16,6 +16,7 @@ UNTOLD = {ACTIVATE} | {f"{PREFIX}/{name}" for name in ("retrieve_future", "sessi
 class Admission:
     """Who may come in: checks the API key, names the tenant, refuses pages of other origins.
 
+    A key may be taken back while an answer that it opened has no end: `scope["admitted"]` says whether it still opens.
     Without keys only loopback is served, and then a browser must not be led here by another site's page: a
     foreign `Origin` or `Host` is refused.
     """
@@ -33,6 +34,7 @@ class Admission:
         if not isinstance(tenant, str):
             return await tenant(scope, receive, send)
         scope["tenant"] = tenant
+        scope["admitted"] = lambda: self._tenant(scope["path"], headers) == tenant
         await self._let_in(headers.get("traceparent"), scope, receive, send)
 
     async def _let_in(self, traceparent: str | None, scope: Scope, receive: Receive, send: Send) -> None:

@@ -8,7 +8,7 @@ Knows nothing of runs, results or services.
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -406,7 +406,7 @@ class Bus:
         with answering(subject):
             await self.client.publish(subject)
 
-    async def follow(self, subject: str) -> AsyncIterator[CloudEvent]:
+    async def follow(self, subject: str) -> AsyncGenerator[CloudEvent, None]:
         """The events on a subject from now on (facts, live). Nothing is remembered between calls; who takes them more
         slowly than they come misses some."""
         subscription = await self.client.subscribe(subject, pending_bytes_limit=FOLLOWED_BYTES)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from events import catalog, envelope, names
 from events.edge import BodyTooLarge, Edge, M, number_field, parse, read_json, text_field
 from events.failure import NotFound
+from events.quotas import QuotaExceeded
 from events.records import EVERYONE, ModelRecord, RunRecord, SessionRecord
 from rekindle.types import InvalidField
 from rekindle.types.requests import UntypedFuture
@@ -59,14 +60,23 @@ async def admit_run(edge: Edge, tenant: str, run_id: str) -> None:
     await edge.quotas.admit(tenant, "training_runs", others)
 
 
-async def admit_queued(edge: Edge, tenant: str, stream: str, queue_filter: str) -> None:
-    """Raises QuotaExceeded for a command more than the tenant's quota of a work queue admits."""
+async def admit_queued(
+    edge: Edge, tenant: str, stream: str, queue_filter: str, subject: str | None = None
+) -> None:
+    """Raises QuotaExceeded for a command more than the tenant's quota of a work queue admits.
+
+    subject: of the command, where it is known: one that waits there already is no other one.
+    """
     subjects = names.tenant_filter(queue_filter, names.token(tenant))
 
     async def waiting() -> int:
         return len(await edge.bus.subjects(stream, subjects))
 
-    await edge.quotas.admit_queued(tenant, subjects, waiting)
+    try:
+        await edge.quotas.admit_queued(tenant, subjects, waiting)
+    except QuotaExceeded:
+        if subject is None or await edge.bus.first(stream, subject) is None:
+            raise
 
 
 async def read_numbered(

@@ -8,6 +8,7 @@ waits, and the future fails with category `user`.
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
@@ -102,8 +103,15 @@ def tenant_of(request: Request) -> str:
     return tenant
 
 
+def admitted_of(request: Request) -> Callable[[], bool]:
+    admitted: Callable[[], bool] = request.scope["admitted"]
+    return admitted
+
+
 EdgeDep = Annotated[Edge, Depends(edge_of)]
 TenantDep = Annotated[str, Depends(tenant_of)]
+AdmittedDep = Annotated[Callable[[], bool], Depends(admitted_of)]
+"""Whether whoever asked may still come in: an answer that has no end ends with that."""
 
 
 # Reading requests

@@ -67,7 +67,8 @@ async def asample(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     sampler_id = text_field(value, "sampling_session_id")
     number = number_field(value, "seq_id", least=0)
     sampler = await edge.records.get(SamplerRecord, tenant, sampler_id)
-    await admit_queued(edge, tenant, SAMPLE, names.sample_filter(sampler.base))
+    subject = names.sample_subject(sampler.base, tenant, sampler.owner, sampler_id, number)
+    await admit_queued(edge, tenant, SAMPLE, names.sample_filter(sampler.base), subject)
     samples, version = value.get("num_samples", 1), None
     try:
         command = await _command(edge, tenant, sampler, number, value)

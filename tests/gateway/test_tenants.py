@@ -1,5 +1,6 @@
 """No key, no answer; another tenant's key, not a word about what is mine."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -29,6 +30,7 @@ from events.records import (
     SessionRecord,
 )
 from events.settings import EdgeSettings, Quota
+from services.gateway import futures
 from services.gateway.app import build
 from services.local.nats_server import free_port
 from tests.events.nats_process import NatsProcess
@@ -58,6 +60,10 @@ def keys_file(tmp_path: Path) -> Path:
 
 def holder(tenant: str, key: str) -> dict[str, str]:
     return {"hash": sum_of(key), "tenant": tenant, "name": "laptop"}
+
+
+def leave_keys(path: Path, *holders: dict[str, str]) -> None:
+    path.write_text(json.dumps(holders))
 
 
 class House:
@@ -266,6 +272,26 @@ async def test_only_the_systems_key_activates_and_it_opens_nothing_else(
         assert (await home.ask("GET", "/api/v1/training_runs", ACTIVATOR)).status_code == 401
 
 
+async def test_a_stream_of_facts_ends_when_its_key_is_taken_back_or_the_process_ends(
+    nats: NatsProcess, tmp_path: Path, keys_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(futures, "PAUSE_SECONDS", 0.05)
+    async with house(nats, tmp_path, keys_file=keys_file) as home, asyncio.timeout(60):
+
+        async def open_stream(key: str, tenant: str) -> "asyncio.Task[httpx.Response]":
+            stream = asyncio.create_task(home.ask("GET", "/api/v1/events", key))
+            while not home.edge.live[tenant]:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            return stream
+
+        annes, berts = await open_stream(ANNE, "anne"), await open_stream(BERT, "bert")
+        leave_keys(keys_file, holder("bert", BERT))
+        assert (await annes).text.startswith(": facts follow\n\n")
+        assert not home.edge.live["anne"] and not berts.done()
+        home.edge.futures.release()
+        assert (await berts).status_code == 200
+
+
 async def test_quotas_answer_429_and_let_others_in(
     nats: NatsProcess, tmp_path: Path, keys_file: Path
 ) -> None:
@@ -313,6 +339,7 @@ async def test_quotas_answer_429_and_let_others_in(
             }
 
         assert [(await post("asample", sample(n))).status_code for n in range(3)] == [200, 200, 429]
+        assert (await post("asample", sample(1))).status_code == 200, "asked again, it is the same command"
 
         upload = {"name": "d", "format": "csv", "size_bytes": 101, "sha256": "0" * 64}
         assert refused(await post("datasets", upload), "dataset_bytes")
