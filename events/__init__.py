@@ -28,6 +28,7 @@ futures.py     from a request id to its one result
 records.py     small named facts of the world: sessions, runs, samplers, models
 blobs.py       what is too large for an event
 s3_blobs.py    the same in a bucket of S3
+s3_answers.py  what that says when it does not do as asked
 blob_cache.py  local copies of what lies there
 range_file.py  a file of it, read in place
 model_files.py a base model's files: a folder, the hub, or a bucket

@@ -15,7 +15,7 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -23,15 +23,16 @@ from typing import BinaryIO, TypeVar
 import obstore
 import structlog
 from cachetools import TTLCache
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError
 from obstore.store import S3Store
 from pydantic import BaseModel, ConfigDict
 
 from events import tasks
 from events.blob_cache import BlobCache
 from events.blobs import check_key
-from events.failure import BlobsUnavailable, NotFound
+from events.failure import NotFound, RekindleError
 from events.range_file import RangeFile
+from events.s3_answers import answering
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +52,6 @@ PATIENCE = 15.0
 KNOWN_SECONDS = 30.0
 """For so long a folder that others delete may still be found."""
 MANIFEST = ".manifest"
-NO_BUCKET = "NoSuchBucket"
-"""What the store says of all blobs where there is no bucket: it knows nothing of any."""
 
 T = TypeVar("T")
 
@@ -66,6 +65,10 @@ class Manifest(BaseModel):
     """The files lie below it; each writer has one of its own."""
     files: dict[str, int]
     """Size of each file in bytes."""
+
+
+class UnfitStore(RekindleError):
+    """The store does not do what all else rests on: it must be another one."""
 
 
 class S3Blobs:
@@ -83,6 +86,8 @@ class S3Blobs:
         )
         self._cache = cache
         self._manifests: TTLCache[str, Manifest] = TTLCache(4096, KNOWN_SECONDS)
+        self._proven = False
+        """Whether the store was seen to keep what stands."""
 
     async def put(self, key: str, data: bytes) -> None:
         check_key(key)
@@ -90,7 +95,7 @@ class S3Blobs:
 
     async def get(self, key: str) -> bytes:
         check_key(key)
-        with _answering(key):
+        with answering(key):
             found = await obstore.get_async(self._store, key)
             return bytes(await found.bytes_async())
 
@@ -100,7 +105,7 @@ class S3Blobs:
         manifest = Manifest(part=secrets.token_hex(4), files=files)
         own = f"{key}/{manifest.part}"
         try:
-            with _answering(key, writing=True):
+            with answering(key, writing=True):
                 await _each(files, lambda name: self._upload(f"{own}/{name}", folder / name, files[name]))
             won = await self._create(f"{key}/{MANIFEST}", manifest.model_dump_json().encode())
         finally:
@@ -147,7 +152,7 @@ class S3Blobs:
         path = f"{key}/{manifest.part}/{name}"
 
         def read(start: int, length: int) -> bytes:
-            with _answering(path):
+            with answering(path):
                 return bytes(obstore.get_range(self._store, path, start=start, length=length))
 
         try:
@@ -159,7 +164,7 @@ class S3Blobs:
     @contextlib.asynccontextmanager
     async def gathered(self, key: str) -> AsyncIterator[Path]:
         check_key(key)
-        with _answering(key):
+        with answering(key):
             found = await obstore.list_with_delimiter_async(self._store, key)
         sizes = {meta["path"].rpartition("/")[2]: meta["size"] for meta in found["objects"]}
         if not sizes:
@@ -174,7 +179,7 @@ class S3Blobs:
     async def delete(self, key: str) -> None:
         check_key(key)
         self._manifests.pop(key, None)
-        with _answering(key):
+        with answering(key):
             found = [key, *await self._all_below(key)]
             manifests = [path for path in found if path.endswith(f"/{MANIFEST}")]
             if manifests:
@@ -185,7 +190,7 @@ class S3Blobs:
 
     async def under(self, key: str) -> list[str]:
         check_key(key)
-        with _answering(key):
+        with answering(key):
             found = await obstore.list_with_delimiter_async(self._store, key)
         objects = [meta["path"] for meta in found["objects"]]
         return sorted(
@@ -200,14 +205,27 @@ class S3Blobs:
 
     async def _create(self, path: str, data: bytes) -> bool:
         """Whether there was no such object before. Returns when there is one."""
-        with _answering(path, writing=True):
+        with answering(path, writing=True):
             try:
                 await obstore.put_async(self._store, path, data, mode="create")
             except AlreadyExistsError:
                 # Said of one that stands (412), and while somebody else puts or deletes one (409).
                 await obstore.head_async(self._store, path)
+                self._proven = True
                 return False
-            return True
+        if not self._proven:
+            await self._prove(path, data)
+        return True
+
+    async def _prove(self, path: str, data: bytes) -> None:
+        """Once in a process: what stands, stands. Raises UnfitStore for a store that puts over it and says nothing."""
+        with answering(path, writing=True):
+            try:
+                await obstore.put_async(self._store, path, data, mode="create")
+            except AlreadyExistsError:
+                self._proven = True
+                return
+        raise UnfitStore("blobs: the store puts over what stands: it does not know conditional writes")
 
     async def _manifest(self, key: str) -> Manifest:
         """Raises NotFound."""
@@ -219,7 +237,7 @@ class S3Blobs:
 
     async def _drop(self, part: str) -> None:
         """Remove what nobody will read. Never another writer's: a store may let two of them win for a moment."""
-        with _answering(part):
+        with answering(part):
             await obstore.delete_async(self._store, await self._all_below(part))
 
     async def _all_below(self, key: str) -> list[str]:
@@ -235,7 +253,7 @@ class S3Blobs:
 
         async def fetch(start: int) -> None:
             length = min(PART_BYTES, size - start)
-            with _answering(f"{source}/{name}"):
+            with answering(f"{source}/{name}"):
                 data = await obstore.get_range_async(
                     self._store, f"{source}/{name}", start=start, length=length
                 )
@@ -268,24 +286,3 @@ def _write(handle: int, data: memoryview, start: int) -> None:
     while data:
         written = os.pwrite(handle, data, start)
         data, start = data[written:], start + written
-
-
-@contextlib.contextmanager
-def _answering(key: str, *, writing: bool = False) -> Iterator[None]:
-    """What is not there raises NotFound, whatever else the store has to say BlobsUnavailable. A write that finds
-    something missing, a bucket or an upload that somebody ended, finds no blob missing."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        if not writing and NO_BUCKET not in str(error):
-            raise NotFound(f"blob {key} does not exist") from error
-        raise _unavailable(key, error) from error
-    except BaseError as error:
-        raise _unavailable(key, error) from error
-
-
-def _unavailable(key: str, error: Exception) -> BlobsUnavailable:
-    said = str(error)
-    log.warning("blobs.unavailable", key=key, reason=said.partition("\n")[0])
-    missing = "the bucket does not exist" if NO_BUCKET in said else None
-    return BlobsUnavailable(f"blob {key}: {missing or f'no answer from the store ({type(error).__name__})'}")

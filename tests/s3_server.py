@@ -20,8 +20,9 @@ PAGE = 50
 """Entries of one answer to a listing."""
 LEAST_PART = 5 * 1024 * 1024
 """Bytes of each part of an upload but the last."""
-Fault = Literal["busy", "conflict", "lost", "cut"]
-"""503 SlowDown; 409; done, but the connection ends without an answer; half of the body, then the connection ends."""
+Fault = Literal["busy", "conflict", "lost", "cut", "skewed", "deaf"]
+"""503 SlowDown; 409; done, but the connection ends without an answer; half of the body, then the connection ends; 403
+for a clock that is wrong; a condition that is ignored."""
 
 
 def etag(data: bytes) -> str:
@@ -114,6 +115,8 @@ class Request(BaseHTTPRequestHandler):
             return self.fail(503, "SlowDown")
         if self.fault == "conflict":
             return self.fail(409, "ConditionalRequestConflict")
+        if self.fault == "skewed":
+            return self.fail(403, "RequestTimeTooSkewed")
         if not self.headers.get("Authorization", "").startswith("AWS4-HMAC-SHA256 "):
             return self.fail(403, "AccessDenied")
         if bucket != "blobs":
@@ -150,7 +153,8 @@ class Request(BaseHTTPRequestHandler):
 
     def put_object(self, key: str, body: bytes) -> None:
         with self.server.lock:
-            if self.headers.get("If-None-Match") == "*" and key in self.server.objects:
+            kept = self.headers.get("If-None-Match") == "*" and self.fault != "deaf"
+            if kept and key in self.server.objects:
                 return self.fail(412, "PreconditionFailed")
             self.server.objects[key] = body
         self.answer(200, ETag=etag(body))

@@ -15,7 +15,7 @@ from events import s3_blobs
 from events.blob_cache import BlobCache
 from events.edge import add_error_answers
 from events.failure import BlobsUnavailable, NotFound
-from events.s3_blobs import MANIFEST, S3Blobs
+from events.s3_blobs import MANIFEST, S3Blobs, UnfitStore
 from events.stored_file import StoredFile
 from tests.s3_server import Bucket, Fault
 
@@ -220,6 +220,23 @@ async def test_a_conflict_with_a_deletion_is_no_blob(
             await blobs.put("t/a", b"1")
     await blobs.put("t/a", b"1")
     assert await blobs.get("t/a") == b"1"
+
+
+async def test_a_store_that_puts_over_what_stands_is_refused(
+    bucket: Bucket, blobs: S3Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "fault", lambda method, target: "deaf")
+    with pytest.raises(UnfitStore, match="conditional writes"):
+        await blobs.put("t/a", b"1")
+
+
+async def test_what_the_store_says_is_told(
+    bucket: Bucket, blobs: S3Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "fault", lambda method, target: "skewed")
+    for attempt in (blobs.put("t/a", b"1"), blobs.get("t/a"), blobs.under("t")):
+        with pytest.raises(BlobsUnavailable, match="RequestTimeTooSkewed"):
+            await attempt
 
 
 async def test_a_busy_store_is_asked_again(
