@@ -25,6 +25,8 @@ import structlog
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from events.range_file import write_range
+
 if TYPE_CHECKING:
     from obstore import ObjectMeta
 
@@ -145,7 +147,7 @@ def _download(store: S3Store, meta: "ObjectMeta", file: Path) -> None:
         found = store.get(meta["path"], options={"range": (start, end), "if_match": meta["e_tag"]})
         data = found.bytes()
         assert len(data) == end - start, f"{meta['path']} has changed its size"
-        os.pwrite(handle, data, start)
+        write_range(handle, memoryview(data), start)
 
     try:
         with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -1,9 +1,10 @@
-"""A file that lies elsewhere, read in ranges by whoever takes an open file.
+"""Files in ranges: one that lies elsewhere, for whoever takes an open file, and one that is put together here.
 
-Knows nothing of where. It is read in threads, by one at a time.
+Knows nothing of where. A file is read in threads, by one at a time.
 """
 
 import io
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -44,3 +45,10 @@ class RangeFile(io.RawIOBase):
             view[:length] = self._read(self._place, length)
             self._place += length
         return length
+
+
+def write_range(handle: int, data: memoryview, start: int) -> None:
+    """All of it: a disk that fills takes some, and says so only when asked for the rest. Raises OSError."""
+    while data:
+        written = os.pwrite(handle, data, start)
+        data, start = data[written:], start + written

@@ -31,7 +31,7 @@ from events import tasks
 from events.blob_cache import BlobCache
 from events.blobs import check_key
 from events.failure import NotFound, RekindleError
-from events.range_file import RangeFile
+from events.range_file import RangeFile, write_range
 from events.s3_answers import answering
 
 log = structlog.get_logger(__name__)
@@ -258,7 +258,7 @@ class S3Blobs:
                     self._store, f"{source}/{name}", start=start, length=length
                 )
             assert len(data) == length, f"blob {source}/{name} has changed its size"
-            await asyncio.to_thread(_write, handle, memoryview(data), start)
+            await asyncio.to_thread(write_range, handle, memoryview(data), start)
 
         try:
             await _each(range(0, size, PART_BYTES), fetch)
@@ -279,10 +279,3 @@ async def _each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> Non
             await work(item)
 
     await tasks.together(*map(one, items))
-
-
-def _write(handle: int, data: memoryview, start: int) -> None:
-    """All of it: a disk that fills takes some, and says so only when asked for the rest."""
-    while data:
-        written = os.pwrite(handle, data, start)
-        data, start = data[written:], start + written

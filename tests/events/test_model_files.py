@@ -84,6 +84,15 @@ def test_a_file_that_broke_off_is_not_there_and_the_others_are_kept(
     assert model.count("GET", "config.json") == before
 
 
+def test_a_disk_that_takes_a_part_only_is_asked_for_the_rest(
+    model: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.pwrite
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda handle, data, place: write(handle, data[:1_000_000], place))
+        assert content(model_files.folder(URL)) == MODEL
+
+
 def test_a_file_that_changes_under_way_is_refused(model: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     def changed(method: str, key: str) -> bool:
         if method == "GET" and key.endswith(".safetensors"):
