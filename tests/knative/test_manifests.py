@@ -133,11 +133,14 @@ def test_nats_knows_how_much_room_it_has(set_name: str) -> None:
     disk = int(claim["spec"]["resources"]["requests"]["storage"].removesuffix("Gi"))
     (stored,) = re.findall(r"max_file_store: (\d+)GB", conf["data"]["nats.conf"])
     assert disk / 2 <= int(stored) <= disk * 0.85
-    (container,) = containers(servers)
-    (limit,) = (
-        int(each["value"].removesuffix("MiB")) for each in container["env"] if "GOMEM" in each["name"]
-    )
-    assert container["resources"]["limits"]["memory"] == "1Gi" and 700 < limit < 922
+
+
+@pytest.mark.parametrize("name", ["nats", "blobs"])
+def test_servers_in_go_know_how_much_memory_they_have(name: str) -> None:
+    (container,) = containers(sets.one("base", "StatefulSet", name))
+    (limit,) = (each["value"] for each in container["env"] if each["name"] == "GOMEMLIMIT")
+    memory = int(container["resources"]["limits"]["memory"].removesuffix("Gi")) * 1024
+    assert 0.8 * memory <= int(limit.removesuffix("MiB")) <= 0.9 * memory
 
 
 def test_the_roles_permit_looking_at_three_kinds_and_nothing_else() -> None:
