@@ -119,6 +119,9 @@ def test_it_waits_until_clients_may_ask_for_the_model(cluster: Cluster) -> None:
     assert found.exit_code == 1
     assert f"not ready: {job}: not done yet; kubectl logs -n rekindle job/{job}" in found.stderr
     assert cluster.run("models", "add", BASE, "--wait", 0).exit_code == 0, "nobody looks"
+    state.append({"type": "Complete", "status": "True"})
+    cluster.done("models", "remove", BASE, "--yes")
+    assert f"clients may ask for {BASE}" in cluster.done("models", "add", BASE)
 
 
 def test_images_come_from_where_the_gateways_do(cluster: Cluster, small: Path) -> None:

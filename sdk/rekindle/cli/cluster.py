@@ -54,7 +54,7 @@ def deploy(
     wait: Annotated[
         int,
         typer.Option(metavar="SECONDS", min=0, help="How long to wait until all is ready; 0 = not at all."),
-    ] = 300,
+    ] = 600,
     as_json: AsJson = False,
 ) -> None:
     """Install or update Rekindle on a cluster with Knative Serving."""

@@ -100,6 +100,8 @@ def add(
     if not (dry_run or diff):
         jobs = [one for one in objects if one["kind"] == "Job"]
         cluster.end_late(cluster.wait_for(api, jobs, place.namespace, wait, as_json))
+        if wait and not as_json:
+            typer.echo(f"clients may ask for {output.plain(base)}")
 
 
 @app.command("list")
