@@ -119,6 +119,12 @@ def test_what_is_installed_is_what_the_loop_imports_and_the_manifests_of_the_clo
     assert line.split()[2:] == ["-e", "'.[cluster]'", "tinker", "transformers"]
 
 
+def test_the_environment_that_is_made_is_entered_and_git_does_not_see_it() -> None:
+    made = re.fullmatch(r"python3 -m venv (\.venv-\w+) && \. (\S+)/bin/activate", blocks(GUIDE)[0][0])
+    assert made is not None and made[1] == made[2]
+    assert ".venv*/" in (sets.ROOT / ".gitignore").read_text().splitlines()
+
+
 def test_pods_ask_for_as_much_as_the_guide_says() -> None:
     """One replica each, queue-proxy's 25 thousandths of a CPU included; a node of 4 CPUs has room for all of it."""
     objects = [*sets.objects("base"), *sets.objects("model")]
