@@ -1,9 +1,10 @@
 """A Kubernetes API server in this process, for the real client: discovery, objects, server-side apply, watches.
 
-It keeps objects and who has set which field, and runs no controller but those that a test gives it: functions from
-an object that was written to the status that it shall have.
+It keeps objects and who has set which field, admits them as Kubernetes and Knative's webhook do, and runs no
+controller but those that a test gives it: functions from an object that was written to the status that it shall have.
 """
 
+import base64
 import copy
 import json
 import threading
@@ -18,7 +19,8 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from tests.cluster import ownership
-from tests.cluster.ownership import Conflicts, Object, Owners
+from tests.cluster.admission import Invalid, admitted, generation
+from tests.cluster.ownership import Conflicts, Manager, Object, Owners
 
 CLUSTER, NAMESPACED = False, True
 KINDS: dict[str, dict[str, tuple[str, bool]]] = {
@@ -70,8 +72,13 @@ class Refusal(Exception):
             "reason": reason,
             "message": message,
             "code": code,
-            **({"details": {"causes": causes}} if causes else {}),
+            "metadata": {},
+            "details": {"causes": causes} if causes else {},
         }
+
+
+class GoneAway(Exception):
+    """The connection ends without an answer."""
 
 
 @dataclass
@@ -89,6 +96,10 @@ class ApiServer:
     """Pairs of verb and plural that the client may not do, e.g. ("create", "secrets")."""
     without: set[str] = field(default_factory=set)
     """API versions that this cluster lacks."""
+    flags: set[str] = field(default_factory=set)
+    """What Knative is told to let through, as in `config-features`."""
+    obstacles: list[Callable[[str, Key], None]] = field(default_factory=list)
+    """Asked before each request, by verb and place; they raise Refusal or GoneAway."""
     controllers: list[Callable[[Object], Object | None]] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
     """Answers by path, e.g. of a pod through the API's proxy."""
@@ -107,11 +118,19 @@ class ApiServer:
     def get(self, api_version: str, plural: str, name: str, namespace: str = "rekindle") -> Object:
         return self.objects[Key(api_version, plural, namespace, name)].object
 
+    def secret(self, name: str, namespace: str = "rekindle") -> dict[str, str]:
+        """What a pod finds in a Secret."""
+        data = self.get("v1", "secrets", name, namespace)["data"]
+        return {key: base64.b64decode(text).decode() for key, text in data.items()}
+
     def put(self, one: Object, manager: str = "test") -> None:
         """An object, as a controller or a person writes it; its status too."""
         with self.changed:
             self._write(
-                self._key_of(one), one, lambda live, owners: ownership.update(live, one, owners, manager)
+                self._key_of(one),
+                one,
+                lambda live, owners: ownership.update(live, one, owners, manager),
+                status=one.get("status"),
             )
 
     # ---- Verbs ----
@@ -152,12 +171,18 @@ class ApiServer:
     def apply(self, key: Key, one: Object, manager: str, force: bool, dry_run: bool) -> Object:
         if "managedFields" in one["metadata"]:
             raise Refusal(400, "BadRequest", "metadata.managedFields must be nil")
+        if not manager:
+            raise Refusal(
+                400, "BadRequest", "PatchOptions.meta.k8s.io is invalid: fieldManager: Required value"
+            )
         try:
             return self._write(
                 key, one, lambda live, owners: ownership.apply(live, one, owners, manager, force), dry_run
             )
         except Conflicts as found:
-            raise _conflict(found.found, one["apiVersion"]) from found
+            raise _conflict(found, one["apiVersion"]) from found
+        except ValueError as error:
+            raise Refusal(500, "InternalError", f"failed to create typed patch object: {error}") from error
 
     def delete(self, key: Key) -> Object:
         gone = self.read(key)
@@ -171,7 +196,12 @@ class ApiServer:
     # ---- Inside ----
 
     def _write(
-        self, key: Key, one: Object, make: Callable[[Object | None, Owners], Object], dry_run: bool = False
+        self,
+        key: Key,
+        one: Object,
+        make: Callable[[Object | None, Owners], Object],
+        dry_run: bool = False,
+        status: Object | None = None,
     ) -> Object:
         namespaces = {at.name for at in self.objects if at.plural == "namespaces"}
         if key.namespace and key.namespace not in namespaces:
@@ -180,30 +210,47 @@ class ApiServer:
         live = stored.object if stored else None
         owners = copy.deepcopy(stored.owners) if stored else Owners()
         new = make(copy.deepcopy(live), owners)
-        if live is not None and key.plural == "jobs" and live["spec"] != new["spec"]:
-            raise Refusal(
-                422, "Invalid", f'Job.batch "{key.name}" is invalid: spec.template: field is immutable'
-            )
-        about = new["metadata"]
-        managed = owners.managed_fields(key.api_version)
-        if (
-            live is not None
-            and _content(live) == _content(new)
-            and live["metadata"]["managedFields"] == managed
-        ):
+        try:
+            new = admitted(new, live, self.flags)
+        except Invalid as error:
+            raise Refusal(error.code, error.reason, error.message) from error
+        if kept := status or (live or {}).get("status"):
+            new["status"] = kept
+        self._mark(new, live, owners, key)
+        if live is not None and live == new | {"metadata": live["metadata"]} and _about(live) == _about(new):
             return copy.deepcopy(live)
-        about["managedFields"] = managed
-        about.setdefault("uid", str(uuid.uuid4()))
-        about.setdefault("creationTimestamp", "2026-11-22T10:00:00Z")
-        about["generation"] = (live or {"metadata": {}})["metadata"].get("generation", 0) + 1
-        for status in (controller(new) for controller in self.controllers):
-            new |= {} if status is None else {"status": status}
-        if dry_run:
-            return copy.deepcopy(new)
-        about["resourceVersion"] = str(self.version + 1)
-        self.objects[key] = Stored(new, owners)
-        self._happened("MODIFIED" if stored else "ADDED", key, new)
+        if not dry_run:
+            self._keep(key, new, owners)
+            self._control(key)
         return copy.deepcopy(new)
+
+    def _mark(self, new: Object, live: Object | None, owners: Owners, key: Key) -> None:
+        """What the server says of an object."""
+        about, before = new["metadata"], (live or {"metadata": {}})["metadata"]
+        for name in ("uid", "creationTimestamp", "resourceVersion"):
+            about.pop(name, None)
+        about["managedFields"] = owners.managed_fields(key.api_version)
+        about["uid"] = before.get("uid") or str(uuid.uuid4())
+        about["creationTimestamp"] = "2026-11-22T10:00:00Z"
+        if (count := generation(new, live)) is not None:
+            about["generation"] = count
+
+    def _keep(self, key: Key, new: Object, owners: Owners) -> None:
+        event = "MODIFIED" if key in self.objects else "ADDED"
+        new["metadata"]["resourceVersion"] = str(self.version + 1)
+        self.objects[key] = Stored(new, owners)
+        self._happened(event, key, new)
+
+    def _control(self, key: Key) -> None:
+        """Controllers write what they say of an object by another endpoint, under a name of their own."""
+        for controller in self.controllers:
+            stored = self.objects[key]
+            status = controller(stored.object)
+            if status is not None and status != stored.object.get("status"):
+                new = {**copy.deepcopy(stored.object), "status": status}
+                ownership.update(stored.object, new, stored.owners, "controller", "status")
+                new["metadata"]["managedFields"] = stored.owners.managed_fields(key.api_version)
+                self._keep(key, new, stored.owners)
 
     def _happened(self, event: str, key: Key, one: Object) -> None:
         self.version += 1
@@ -219,28 +266,35 @@ class ApiServer:
         return Key(one["apiVersion"], plural, about["namespace"] if namespaced else "", about["name"])
 
 
-def _content(one: Object) -> Object:
-    """An object without what the server says of it."""
-    about = {key: value for key, value in one["metadata"].items() if key in ("labels", "annotations")}
-    return {**{key: value for key, value in one.items() if key != "metadata"}, "about": about}
+def _about(one: Object) -> Object:
+    """What an object's metadata say, without what changes by being written."""
+    return {key: value for key, value in one["metadata"].items() if key != "resourceVersion"}
 
 
 def _within(at: Key, place: Key) -> bool:
     return at[:2] == place[:2] and place.namespace in ("", at.namespace)
 
 
-def _conflict(found: list[tuple[str, str]], api_version: str) -> Refusal:
+def _conflict(found: Conflicts, api_version: str) -> Refusal:
     causes = [
         {
             "reason": "FieldManagerConflict",
-            "message": f'conflict with "{manager}" using {api_version}',
+            "message": f"conflict with {_said(manager, api_version)}",
             "field": path,
         }
-        for path, manager in found
+        for (path, _), manager in zip(found.found, found.managers, strict=True)
     ]
     said = "; ".join(f"{one['message']}: {one['field']}" for one in causes)
     plural = "conflict" if len(causes) == 1 else "conflicts"
     return Refusal(409, "Conflict", f"Apply failed with {len(causes)} {plural}: {said}", causes)
+
+
+def _said(manager: Manager, api_version: str) -> str:
+    """Of an apply only the name is said."""
+    said = f'"{manager.name}"'
+    if manager.subresource:
+        said += f' with subresource "{manager.subresource}"'
+    return said if manager.operation == "Apply" else f"{said} using {api_version} at 2026-11-22T10:00:00Z"
 
 
 # ---- HTTP ----
@@ -322,18 +376,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json(201 if verb == "create" else 200, found)
         except Refusal as refused:
             self._send_json(refused.code, refused.body)
+        except GoneAway:
+            self.close_connection = True
 
     def _do(self, verb: str, key: Key, query: dict[str, str], body: Object) -> Object:
         api, dry_run = self.api, query.get("dryRun") == "All"
-        manager = query.get("fieldManager") or self.headers["User-Agent"].partition("/")[0]
+        manager = query.get("fieldManager") or (
+            "" if verb == "patch" else self.headers["User-Agent"].partition("/")[0]
+        )
         verb = "list" if verb == "get" and not key.name else verb
         api.requests.append((verb, key.plural))
         if (verb, key.plural) in api.forbidden:
-            raise Refusal(
-                403,
-                "Forbidden",
-                f'{key.plural} is forbidden: User "test" cannot {verb} resource "{key.plural}"',
-            )
+            raise forbidden(verb, key)
+        for obstacle in api.obstacles:
+            obstacle(verb, key)
         with api.changed:
             if verb == "list":
                 found = api.list(key)
@@ -431,6 +487,15 @@ def _group(api_version: str) -> Object:
     group, _, version = api_version.partition("/")
     about = {"groupVersion": api_version, "version": version}
     return {"name": group, "versions": [about], "preferredVersion": about}
+
+
+def forbidden(verb: str, key: Key) -> Refusal:
+    """As RBAC says it."""
+    group, _, _ = key.api_version.rpartition("/")
+    what = f"{key.plural}{'.' if group else ''}{group}{f' {json.dumps(key.name)}' if key.name else ''}"
+    said = f'User "test" cannot {verb} resource "{key.plural}" in API group "{group}"'
+    said += f' in the namespace "{key.namespace}"' if key.namespace else " at the cluster scope"
+    return Refusal(403, "Forbidden", f"{what} is forbidden: {said}")
 
 
 def _selected(one: Object, selector: str) -> bool:

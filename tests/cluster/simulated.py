@@ -19,7 +19,7 @@ URL = "http://gateway.rekindle.example"
 
 def well(one: Object) -> Object | None:
     """What Knative and Kubernetes say once a workload runs."""
-    seen = {"observedGeneration": one["metadata"]["generation"]}
+    seen = {"observedGeneration": one["metadata"].get("generation", 0)}
     if one["apiVersion"] == "serving.knative.dev/v1" and one["kind"] == "Service":
         name = one["metadata"]["name"]
         return {
@@ -30,7 +30,8 @@ def well(one: Object) -> Object | None:
             "url": URL if name == "gateway" else f"http://{name}.rekindle.svc.cluster.local",
         }
     if one["kind"] in ("Deployment", "StatefulSet"):
-        return {**seen, "readyReplicas": one["spec"]["replicas"]}
+        count = one["spec"]["replicas"]
+        return {**seen, "replicas": count, "updatedReplicas": count, "readyReplicas": count}
     if one["kind"] == "Job":
         return {"conditions": [{"type": "Complete", "status": "True"}]}
     return None

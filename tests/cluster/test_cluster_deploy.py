@@ -11,7 +11,7 @@ import yaml
 
 from rekindle.cluster import manifests, secrets
 from rekindle.cluster.place import installation
-from tests.cluster.api_server import Key
+from tests.cluster.api_server import GoneAway, Key, Refusal
 from tests.cluster.simulated import URL, Cluster, well
 
 GATEWAY = Key("serving.knative.dev/v1", "services", "rekindle", "gateway")
@@ -29,15 +29,15 @@ def versions(cluster: Cluster) -> dict[Key, str]:
 def test_all_objects_are_there_and_the_end_says_how_to_reach_it(cluster: Cluster) -> None:
     said = cluster.done("deploy")
     wanted = installation(manifests.overlay("base"))
-    assert len(cluster.server.objects) == len(wanted) + 5
+    assert len(cluster.server.objects) == len(wanted) + 5 + 1, "secrets, and what it has written down"
     assert f"REKINDLE_BASE_URL={URL}" in said
 
 
 def test_namespace_comes_first_then_configuration_then_secrets_then_the_rest(cluster: Cluster) -> None:
     cluster.done("deploy")
     asked = [plural for verb, plural in cluster.server.requests if verb in ("patch", "create")]
-    assert asked[0] == "namespaces"
-    order = [asked.index(one) for one in ("serviceaccounts", "configmaps", "secrets", "statefulsets")]
+    assert asked[:2] == ["namespaces", "configmaps"], "what it is about to make"
+    order = [asked.index(one, 2) for one in ("serviceaccounts", "configmaps", "secrets", "statefulsets")]
     assert order == sorted(order) and asked.index("deployments") > asked.index("secrets")
 
 
@@ -52,7 +52,7 @@ def test_a_second_deployment_changes_nothing(cluster: Cluster) -> None:
 
 def test_the_first_key_is_shown_once_and_only_its_hash_is_kept(cluster: Cluster, small: Path) -> None:
     (key,) = re.findall(r"shown this once: (tml-\S+)", cluster.done("deploy", "--overlay", small))
-    stored = cluster.server.get("v1", "secrets", "rekindle-keys")["stringData"]["keys.json"]
+    stored = cluster.server.secret("rekindle-keys")["keys.json"]
     assert json.loads(stored) == [{"hash": secrets.digest(key), "tenant": "default", "name": "first"}]
     assert all(key not in json.dumps(one.object) for one in cluster.server.objects.values())
     assert "tml-" not in cluster.done("deploy", "--overlay", small).replace("tml-…", "")
@@ -60,7 +60,7 @@ def test_the_first_key_is_shown_once_and_only_its_hash_is_kept(cluster: Cluster,
 
 def test_the_dispatchers_key_opens_services_by_its_hash(cluster: Cluster, small: Path) -> None:
     cluster.done("deploy", "--overlay", small, "--wait", 0)
-    found = cluster.server.get("v1", "secrets", "rekindle-activation")["stringData"]
+    found = cluster.server.secret("rekindle-activation")
     assert json.loads(found["REKINDLE_SYSTEM_KEYS"]) == [secrets.digest(found["REKINDLE_ACTIVATION_KEY"])]
 
 
@@ -75,9 +75,7 @@ def test_secrets_that_are_there_stay(cluster: Cluster, small: Path) -> None:
     }
     cluster.server.put(own)
     said = cluster.done("deploy", "--overlay", small)
-    assert cluster.server.get("v1", "secrets", "rekindle-blobs")["stringData"] == {
-        "AWS_ACCESS_KEY_ID": "mine"
-    }
+    assert cluster.server.secret("rekindle-blobs") == {"AWS_ACCESS_KEY_ID": "mine"}
     assert "rekindle-blobs" not in said and "rekindle-nats" in said
 
 
@@ -85,9 +83,7 @@ def test_two_installations_share_no_secret(cluster: Cluster, small: Path) -> Non
     for namespace in ("one", "two"):
         cluster.done("deploy", "--overlay", small, "--namespace", namespace, "--wait", 0)
     for name in ("rekindle-nats", "rekindle-blobs", "rekindle-keys", "rekindle-links", "rekindle-activation"):
-        one, two = (
-            cluster.server.get("v1", "secrets", name, space)["stringData"] for space in ("one", "two")
-        )
+        one, two = (cluster.server.secret(name, space) for space in ("one", "two"))
         assert one != two
 
 
@@ -138,12 +134,14 @@ def test_what_others_add_stays(cluster: Cluster, small: Path) -> None:
 def test_a_job_that_changes_is_made_anew(cluster: Cluster, small: Path) -> None:
     cluster.done("deploy", "--overlay", small, "--wait", 0)
     key = Key("batch/v1", "jobs", "rekindle", "blobs-bucket")
-    cluster.server.objects[key].object["spec"]["backoffLimit"] = 1
+    pod = cluster.server.objects[key].object["spec"]["template"]["spec"]
+    pod["serviceAccountName"] = "other"
     assert "replaced" in cluster.done("deploy", "--overlay", small, "--dry-run")
-    assert cluster.server.objects[key].object["spec"]["backoffLimit"] == 1
+    assert pod["serviceAccountName"] == "other"
     said = json.loads(cluster.done("deploy", "--overlay", small, "--wait", 0, "--json"))
     assert [one["name"] for one in said["objects"] if one["action"] == "replaced"] == ["blobs-bucket"]
-    assert cluster.server.objects[key].object["spec"]["backoffLimit"] == 6
+    pod = cluster.server.objects[key].object["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "rekindle"
 
 
 def test_a_job_that_has_failed_is_tried_anew_and_one_that_is_done_is_not(
@@ -165,6 +163,19 @@ def test_images_stay_where_they_are_unless_another_place_is_named(cluster: Clust
     cluster.done("deploy", "--overlay", small, "--wait", 0, "--registry", "dev.local/rekindle")
     (container,) = cluster.server.objects[GATEWAY].object["spec"]["template"]["spec"]["containers"]
     assert container["image"].startswith("dev.local/rekindle/gateway:")
+
+
+def test_a_job_that_is_refused_for_another_reason_stays(cluster: Cluster, small: Path) -> None:
+    cluster.done("deploy", "--overlay", small, "--wait", 0)
+
+    def refuse(verb: str, key: Key) -> None:
+        if (verb, key.plural) == ("patch", "jobs"):
+            raise Refusal(422, "Invalid", 'Job.batch "blobs-bucket" is invalid: spec.template: a policy')
+
+    cluster.server.obstacles.append(refuse)
+    found = cluster.run("deploy", "--overlay", small, "--wait", 0)
+    assert found.exit_code == 1 and "Job.batch blobs-bucket: " in found.stderr
+    assert cluster.server.names("batch/v1", "jobs") == {"blobs-bucket"}
 
 
 def test_models_that_run_other_images_are_named(cluster: Cluster, small: Path) -> None:
@@ -286,6 +297,7 @@ def test_a_cluster_without_knative_is_one_line(cluster: Cluster) -> None:
     found = cluster.run("deploy")
     assert found.exit_code == 1 and "is Knative Serving installed?" in found.stderr
     assert found.stderr.count("\n") == 1
+    assert not cluster.server.objects, "it looks before it makes anything"
 
 
 def test_what_the_user_may_not_do_is_one_line_that_says_so(cluster: Cluster, small: Path) -> None:
@@ -318,7 +330,71 @@ def test_a_cluster_that_does_not_answer_is_one_line(cluster: Cluster, tmp_path: 
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
     cluster.file.write_text(cluster.file.read_text().replace(cluster.server.url, url))
     found = cluster.run("deploy")
-    assert found.exit_code == 1 and "does not answer" in found.stderr
+    assert found.exit_code == 1 and "does not answer" in found.stderr and found.stderr.count("\n") == 1
+
+
+# ---- What goes wrong half-way ----
+
+
+def test_the_first_key_is_shown_even_if_the_rest_fails(cluster: Cluster, small: Path) -> None:
+    cluster.server.forbidden.add(("patch", "deployments"))
+    for options in ((), ("--json",)):
+        found = cluster.run("deploy", "--overlay", small, "--namespace", f"n{len(options)}", *options)
+        assert found.exit_code == 1 and found.stdout == ""
+        (key,) = re.findall(r"shown this once: (tml-\S+)", found.stderr)
+        (entry,) = json.loads(cluster.server.secret("rekindle-keys", f"n{len(options)}")["keys.json"])
+        assert entry["hash"] == secrets.digest(key)
+
+
+def test_a_deployment_that_was_cut_short_goes_on_when_it_is_repeated(cluster: Cluster, small: Path) -> None:
+    def go_away(verb: str, key: Key) -> None:
+        if (verb, key.plural, key.name) == ("patch", "services", "gateway"):
+            raise GoneAway
+
+    cluster.server.obstacles.append(go_away)
+    found = cluster.run("deploy", "--overlay", small)
+    assert found.exit_code == 1 and "the cluster does not answer" in found.stderr
+    before = cluster.server.secret("rekindle-keys")
+    cluster.server.obstacles.clear()
+    said = json.loads(cluster.done("deploy", "--overlay", small, "--json"))
+    assert {one["action"] for one in said["objects"]} == {"created", "unchanged"}
+    assert cluster.server.secret("rekindle-keys") == before and said["key"] is None
+
+
+def test_a_quota_is_not_taken_for_a_missing_right(cluster: Cluster, small: Path) -> None:
+    full = 'deployments.apps "dispatcher" is forbidden: exceeded quota: team, requested: count/deployments.apps=1'
+
+    def refuse(verb: str, key: Key) -> None:
+        if (verb, key.plural) == ("patch", "deployments"):
+            raise Refusal(403, "Forbidden", full)
+
+    cluster.server.obstacles.append(refuse)
+    found = cluster.run("deploy", "--overlay", small)
+    assert f"rekindle deploy: Deployment.apps dispatcher: {full}" in found.stderr.splitlines()
+
+
+def test_who_is_not_known_is_told_to_log_in(cluster: Cluster, small: Path) -> None:
+    def refuse(verb: str, key: Key) -> None:
+        raise Refusal(401, "Unauthorized", "Unauthorized")
+
+    cluster.server.obstacles.append(refuse)
+    found = cluster.run("deploy", "--overlay", small)
+    assert found.exit_code == 1 and "log in again" in found.stderr and found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["", "clusters: [", "kind: Config\ncurrent-context: gone\n"])
+def test_a_kubeconfig_that_is_none_is_one_line(cluster: Cluster, text: str) -> None:
+    cluster.file.write_text(text)
+    found = cluster.run("deploy")
+    assert found.exit_code == 1 and "kubeconfig" in found.stderr and found.stderr.count("\n") == 1
+
+
+def test_a_field_that_cannot_change_is_an_error_that_names_it(cluster: Cluster) -> None:
+    cluster.done("deploy", "--wait", 0)
+    cluster.server.get("apps/v1", "statefulsets", "nats")["spec"]["serviceName"] = "other"
+    found = cluster.run("deploy", "--wait", 0)
+    assert found.exit_code == 1 and "StatefulSet.apps nats" in found.stderr and "Forbidden" in found.stderr
+
 
 
 def test_without_the_extra_the_command_says_what_to_install(

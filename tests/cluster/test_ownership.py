@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.ownership import Conflicts, Owners, apply, leaves, update, written
+from tests.cluster.ownership import Conflicts, Owners, apply, fields, schema_of, update, written
 
 
 def service(containers: list[dict[str, Any]] | None = None, **scale: str) -> dict[str, Any]:
@@ -108,8 +108,61 @@ def test_an_item_that_is_no_longer_applied_goes_with_all_its_fields() -> None:
 
 def test_a_field_is_written_as_the_api_writes_it() -> None:
     one = deployment({"name": "a", "image": "1", "ports": [{"containerPort": 80}]})
-    assert [written(path) for path in leaves(one, one)] == [
-        '.spec.template.spec.containers[name="a"].name',
-        '.spec.template.spec.containers[name="a"].image',
-        '.spec.template.spec.containers[name="a"].ports[containerPort=80,protocol="TCP"].containerPort',
-    ]
+    place = '.spec.template.spec.containers[name="a"]'
+    port = f'{place}.ports[containerPort=80,protocol="TCP"]'
+    found = {written(path) for path in fields(one, schema_of(one)) if path[0] == "f:spec"}
+    assert found == {place, f"{place}.name", f"{place}.image", port, f"{port}.containerPort"}
+
+
+def test_managed_fields_mark_items_that_are_fields_themselves() -> None:
+    owners = Owners()
+    apply(None, deployment({"name": "a", "image": "1"}), owners, "rekindle")
+    (entry,) = owners.managed_fields("apps/v1")
+    (containers,) = entry["fieldsV1"]["f:spec"]["f:template"]["f:spec"].values()
+    assert containers == {'k:{"name":"a"}': {".": {}, "f:name": {}, "f:image": {}}}
+
+
+def test_a_selector_is_one_field_as_its_schema_says() -> None:
+    one = deployment()
+    one["spec"]["selector"] = {"matchLabels": {"app": "a", "tier": "b"}}
+    assert ".spec.selector" in {written(path) for path in fields(one, schema_of(one))}
+
+
+def test_defaults_in_a_list_that_is_one_field_make_equal_words_a_conflict() -> None:
+    """The webhook adds to containers what nobody has said: to say the same as another is then to take it away."""
+    owners = Owners()
+    live = apply(None, service([{"name": "train", "image": "a"}]), owners, "rekindle")
+    live = update(live, service([{"name": "train", "image": "b", "resources": {}}]), owners, "kn")
+    with pytest.raises(Conflicts) as caught:
+        apply(live, service([{"name": "train", "image": "b"}]), owners, "rekindle")
+    assert caught.value.found == [(".spec.template.spec.containers", "kn")]
+
+
+def test_what_a_manager_removes_from_an_object_nobody_has_any_more() -> None:
+    owners = Owners()
+    live = apply(None, service(max="5", min="1"), owners, "rekindle")
+    live = update(live, service(min="1"), owners, "kn")
+    assert scale(apply(live, service(min="1"), owners, "rekindle")) == {"min": "1"}
+    assert scale(apply(live, service(max="5", min="1"), owners, "rekindle")) == {"max": "5", "min": "1"}
+
+
+def test_an_item_that_nobody_else_has_goes_with_what_others_have_added_to_it() -> None:
+    owners = Owners()
+    two = ({"name": "a", "image": "1"}, {"name": "b", "image": "1"})
+    live = apply(None, deployment(*two), owners, "rekindle")
+    edited = copy.deepcopy(live)
+    edited["spec"]["template"]["spec"]["containers"][1]["env"] = [{"name": "X", "value": "1"}]
+    live = update(live, edited, owners, "mesh")
+    live = apply(live, deployment(two[0]), owners, "rekindle")
+    assert live["spec"]["template"]["spec"]["containers"] == [two[0]]
+
+
+def test_a_status_belongs_to_its_own_endpoint() -> None:
+    owners = Owners()
+    live = apply(None, service(max="1"), owners, "rekindle")
+    live = update(live, {**live, "status": {"observedGeneration": 1}}, owners, "controller", "status")
+    entries = {one["manager"]: one for one in owners.managed_fields("v1")}
+    assert entries["controller"]["fieldsV1"] == {"f:status": {".": {}, "f:observedGeneration": {}}}
+    assert entries["controller"]["subresource"] == "status"
+    live = update(live, service(max="2"), owners, "kn")
+    assert live["status"] == {"observedGeneration": 1}

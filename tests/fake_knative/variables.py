@@ -32,7 +32,7 @@ def _content(server: ApiServer, namespace: str, source: Object) -> dict[str, str
         ]
         return data
     reference = source["secretRef"]
-    return {} if _lacks(server, namespace, reference) else _secret(server, namespace, reference["name"])
+    return {} if _lacks(server, namespace, reference) else server.secret(reference["name"], namespace)
 
 
 def _lacks(server: ApiServer, namespace: str, reference: Object) -> bool:
@@ -40,11 +40,6 @@ def _lacks(server: ApiServer, namespace: str, reference: Object) -> bool:
     return reference.get("optional", False) and reference["name"] not in server.names(
         "v1", "secrets", namespace
     )
-
-
-def _secret(server: ApiServer, namespace: str, name: str) -> dict[str, str]:
-    data: dict[str, str] = server.get("v1", "secrets", name, namespace)["stringData"]
-    return data
 
 
 def _value(server: ApiServer, namespace: str, one: Object) -> str | None:
@@ -57,7 +52,7 @@ def _value(server: ApiServer, namespace: str, one: Object) -> str | None:
     reference = source["secretKeyRef"]
     if _lacks(server, namespace, reference):
         return None
-    return _secret(server, namespace, reference["name"])[reference["key"]]
+    return server.secret(reference["name"], namespace)[reference["key"]]
 
 
 def mounted(
@@ -73,7 +68,7 @@ def mounted(
             continue  # /tmp is this machine's own
         here = folder / mount["name"]
         here.mkdir(parents=True, exist_ok=True)
-        for name, text in _secret(server, namespace, secret["secretName"]).items() if secret else ():
+        for name, text in server.secret(secret["secretName"], namespace).items() if secret else ():
             (here / name).write_text(text)
         for name, value in found.items():
             if value == path or value.startswith(f"{path}/"):

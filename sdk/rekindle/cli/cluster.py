@@ -59,8 +59,6 @@ def deploy(
 ) -> None:
     """Install or update Rekindle on a cluster with Knative Serving."""
     from rekindle.cluster import manifests
-    from rekindle.cluster.deploy import deploy as deploy_all
-    from rekindle.cluster.deploy import way
     from rekindle.cluster.models import registry_in_use
     from rekindle.cluster.place import installation
 
@@ -72,13 +70,37 @@ def deploy(
     api = connect(context)
     if registry is None:
         objects = installation(folder, namespace, registry_in_use(api, namespace))
+    keys: list[str] = []
+    try:
+        _deploy(api, objects, namespace, keys, dry_run, diff, wait, as_json)
+    finally:
+        for key in keys:  # nobody is told again, whatever has become of the rest
+            typer.echo(f"API key, shown this once: {key}", err=True)
+
+
+def _deploy(
+    api: "Api",
+    objects: "list[Manifest]",
+    namespace: str,
+    keys: list[str],
+    dry_run: bool,
+    diff: bool,
+    wait: int,
+    as_json: bool,
+) -> None:
+    """`keys` holds the first API key from when it is made until it is printed."""
+    from rekindle.cluster.deploy import deploy as deploy_all
+    from rekindle.cluster.deploy import way
+
     with item_bar("deploying", quiet=as_json) as bar:
-        done = deploy_all(api, objects, namespace, bar.now, dry_run=dry_run or diff)
+        done = deploy_all(api, objects, namespace, bar.now, keys.append, dry_run=dry_run or diff)
     if diff:
         print_differences(done.applied)
+        print_stays(done.stays)
         return
     if not as_json:
         _show_deployed(done, dry_run)
+        keys.clear()
     late = [] if dry_run else wait_for(api, objects, namespace, wait, as_json)
     found = None if dry_run else way(api, namespace)
     outdated = _outdated(api, objects, namespace)
@@ -86,6 +108,7 @@ def deploy(
         output.print_json(
             {**_about_deployed(done), "url": found and found.url, "late": late, "outdated": outdated}
         )
+        keys.clear()
     elif found is not None:
         _show_way(found, namespace)
     for base in outdated:
@@ -165,6 +188,12 @@ def end_late(late: Sequence[str]) -> None:
         raise typer.Exit(1)
 
 
+def print_stays(stays: "Sequence[str]") -> None:
+    """What there is beyond the manifests."""
+    for said in stays:
+        typer.echo(output.plain(said), err=True)
+
+
 def print_applied(applied: "Sequence[Applied]") -> None:
     """What became of each object, and which fields others have set."""
     output.print_table(("kind", "name", ""), ((_kind(one), one.ref.name, one.action) for one in applied))
@@ -206,6 +235,7 @@ def _show_deployed(done: "Deployed", dry_run: bool) -> None:
         typer.echo(f"secrets {'to be ' if dry_run else ''}made: {', '.join(made.names)}")
     if made.key is not None:
         typer.echo(f"API key, shown this once: {made.key}")
+    print_stays(done.stays)
 
 
 def _show_way(found: "Way", namespace: str) -> None:
@@ -222,7 +252,7 @@ def _show_way(found: "Way", namespace: str) -> None:
 def _about_deployed(done: "Deployed") -> dict[str, object]:
     made = done.secrets
     objects = [about_applied(one) for one in done.applied]
-    return {"objects": objects, "secrets": made.names, "key": made.key}
+    return {"objects": objects, "secrets": made.names, "key": made.key, "stays": done.stays}
 
 
 def _outdated(api: "Api", objects: "list[Manifest]", namespace: str) -> list[str]:

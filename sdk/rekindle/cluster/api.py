@@ -6,13 +6,17 @@ import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
-from rekindle.cluster.errors import ClusterError, FieldsHeld, Held, NotThere, Refused, UnknownKind
+from rekindle.cluster.errors import ClusterError, FieldsHeld, Held, Immutable, NotThere, Refused, UnknownKind
 from rekindle.cluster.render import Manifest, describe
 from rekindle.exports import package
 
 MANAGER = "rekindle"
 """Under this name the API remembers which fields are ours."""
 KNATIVE = "serving.knative.dev/v1"
+PATIENCE = (10.0, 60.0)
+"""Seconds for a connection, and for each part of an answer: one that is cut off is not waited for for good."""
+WATCH_SECONDS = 30.0
+"""No longer than that nothing need be heard of a watch: less than an answer may take, and than balancers hold it."""
 NO_CACHE = f"{os.devnull}/none"
 """What the client would remember of a cluster in a shared folder for temporary files, it shall not."""
 
@@ -44,12 +48,19 @@ class Api:
         with _translated("the cluster"):
             file = os.environ.get("KUBECONFIG")  # as it is now, not as it was when the client was imported
             client = kubernetes.config.new_client_from_config(config_file=file, context=context)
+            _limit(client)
             return cls(dynamic.DynamicClient(client, cache_file=NO_CACHE))
+
+    def check_kind(self, api_version: str, kind: str) -> None:
+        """Raises UnknownKind if the cluster has no such objects."""
+        with _translated(kind):
+            self._resource(api_version, kind)
 
     def get(self, ref: Ref) -> Manifest | None:
         """The object as it is, None if there is none."""
         with contextlib.suppress(NotThere), _translated(_said(ref)):
-            found: Manifest = self._kind(ref).get(name=ref.name, namespace=ref.namespace).to_dict()
+            resource = self._resource(ref.api_version, ref.kind)
+            found: Manifest = resource.get(name=ref.name, namespace=ref.namespace).to_dict()
             return found
         return None
 
@@ -61,7 +72,7 @@ class Api:
         self, api_version: str, kind: str, namespace: str, selector: str | None
     ) -> tuple[list[Manifest], str]:
         with _translated(f"{kind} in {namespace}"):
-            resource = self._client.resources.get(api_version=api_version, kind=kind)
+            resource = self._resource(api_version, kind)
             found = resource.get(namespace=namespace, label_selector=selector).to_dict()
         return list(found["items"]), str(found["metadata"].get("resourceVersion", ""))
 
@@ -70,7 +81,8 @@ class Api:
         ref = Ref.of(one)
         try:
             with _translated(describe(one)):
-                self._kind(ref).create(body=one, namespace=ref.namespace, field_manager=MANAGER)
+                resource = self._resource(ref.api_version, ref.kind)
+                resource.create(body=one, namespace=ref.namespace, field_manager=MANAGER)
         except _AlreadyThere:
             return False
         return True
@@ -83,7 +95,7 @@ class Api:
         ref = Ref.of(one)
         with _translated(describe(one)):
             found: Manifest = (
-                self._kind(ref)
+                self._resource(ref.api_version, ref.kind)
                 .server_side_apply(
                     body=one,
                     name=ref.name,
@@ -99,19 +111,22 @@ class Api:
     def delete(self, ref: Ref) -> bool:
         """Remove an object and what belongs to it; False if there is none."""
         with contextlib.suppress(NotThere), _translated(_said(ref)):
-            self._kind(ref).delete(name=ref.name, namespace=ref.namespace, propagation_policy="Background")
+            resource = self._resource(ref.api_version, ref.kind)
+            resource.delete(name=ref.name, namespace=ref.namespace, propagation_policy="Background")
             return True
         return False
 
     def watch(self, api_version: str, kind: str, namespace: str, seconds: float) -> Iterator[list[Manifest]]:
-        """All objects of a kind, now and after each change, for so long."""
+        """All objects of a kind, now and after each change, for so long at most."""
         listed, version = self._listed(api_version, kind, namespace, None)
         found = {one["metadata"]["name"]: one for one in listed}
         yield list(found.values())
-        resource = self._client.resources.get(api_version=api_version, kind=kind)
+        resource = self._resource(api_version, kind)
         with _translated(f"{kind} in {namespace}"):
             for event in resource.watch(
-                namespace=namespace, resource_version=version, timeout=max(1, int(seconds))
+                namespace=namespace,
+                resource_version=version,
+                timeout=max(1, int(min(seconds, WATCH_SECONDS))),
             ):
                 one = event["raw_object"]
                 found.pop(one["metadata"]["name"], None)
@@ -119,12 +134,28 @@ class Api:
                     found[one["metadata"]["name"]] = one
                 yield list(found.values())
 
-    def _kind(self, ref: Ref) -> Any:
-        return self._client.resources.get(api_version=ref.api_version, kind=ref.kind)
+    def _resource(self, api_version: str, kind: str) -> Any:
+        from kubernetes.dynamic.exceptions import ResourceNotFoundError
+
+        try:
+            return self._client.resources.get(api_version=api_version, kind=kind)
+        except ResourceNotFoundError as error:
+            hint = "; is Knative Serving installed?" if ".knative.dev/" in api_version else ""
+            raise UnknownKind(f"the cluster has no {kind} of {api_version}{hint}") from error
 
 
 class _AlreadyThere(ClusterError):
     """There is an object of this name."""
+
+
+def _limit(client: Any) -> None:
+    """Let no request of the client wait for good."""
+    call = client.call_api
+
+    def call_api(*words: Any, _request_timeout: Any = None, **options: Any) -> Any:
+        return call(*words, _request_timeout=_request_timeout or PATIENCE, **options)
+
+    client.call_api = call_api
 
 
 @contextlib.contextmanager
@@ -132,17 +163,16 @@ def _translated(what: str) -> Iterator[None]:
     """Errors of the client as ours."""
     from kubernetes.client import ApiException
     from kubernetes.config import ConfigException
-    from kubernetes.dynamic.exceptions import ResourceNotFoundError
     from urllib3.exceptions import HTTPError
+    from yaml import YAMLError
 
     try:
         yield
     except ApiException as error:
         raise _refusal(what, error) from error
-    except ResourceNotFoundError as error:
-        raise UnknownKind(f"{what}: the cluster has no such kind; is Knative Serving installed?") from error
-    except ConfigException as error:
-        raise ClusterError(f"kubeconfig: {error}") from error
+    except (ConfigException, YAMLError) as error:
+        file = os.environ.get("KUBECONFIG", "~/.kube/config")
+        raise ClusterError(f"kubeconfig {file}: {error}") from error
     except (HTTPError, OSError) as error:
         raise ClusterError(f"{what}: the cluster does not answer: {error}") from error
 
@@ -159,9 +189,9 @@ def _refusal(what: str, error: Any) -> ClusterError:
             return FieldsHeld(what, held)
         return _AlreadyThere(message) if status.get("reason") == "AlreadyExists" else Refused(message)
     if error.status in (400, 422):
-        return Refused(message)
-    if error.status in (401, 403):
-        return ClusterError(f"{message} (the context's user may not do this)")
+        return (Immutable if "immutable" in message else Refused)(message)
+    if error.status == 401:
+        return ClusterError(f"{message}: the cluster does not know the context's user; log in again")
     return ClusterError(message)
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rekindle.cluster.api import Api, Ref
-from rekindle.cluster.errors import FieldsHeld, Held, NotThere, Refused
+from rekindle.cluster.errors import FieldsHeld, Held, Immutable, NotThere
 from rekindle.cluster.render import Manifest, describe, gave_up, to_yaml
 
-Action = Literal["created", "changed", "unchanged", "replaced", "unchecked"]
+Action = Literal["created", "changed", "unchanged", "replaced", "removed", "unchecked"]
 """Unchecked is what a trial would make in a namespace that is not there yet: the server cannot try it."""
 ANNOTATIONS = ".spec.template.metadata.annotations."
 SCALE = f"{ANNOTATIONS}autoscaling.knative.dev/"
@@ -39,7 +39,8 @@ class Applied:
     action: Action
     before: Manifest | None
     """None = it was not there."""
-    after: Manifest
+    after: Manifest | None
+    """None = it is gone."""
     kept: tuple[Held, ...] = ()
     """Fields that stay as somebody else has set them."""
     taken: tuple[Held, ...] = ()
@@ -63,7 +64,7 @@ def apply(api: Api, one: Manifest, *, force: bool, dry_run: bool = False) -> App
         if not dry_run:
             raise
         return Applied(Ref.of(one), "unchecked", None, one)
-    except Refused:
+    except Immutable:
         if one["kind"] != "Job" or before is None:
             raise
         return _anew(api, one, before, dry_run)
@@ -107,11 +108,11 @@ def _action(before: Manifest | None, after: Manifest) -> Action:
 
 def difference(applied: Applied) -> str:
     """A unified diff of the object in the cluster and what it is to become; empty if they agree."""
-    name = describe(applied.after)
-    before = to_yaml([_ours(applied.before)]) if applied.before else ""
+    name = describe(applied.after or applied.before or {})
+    before, after = (to_yaml([_ours(one)]) if one else "" for one in (applied.before, applied.after))
     lines = difflib.unified_diff(
         before.splitlines(),
-        to_yaml([_ours(applied.after)]).splitlines(),
+        after.splitlines(),
         f"live {name}",
         f"new {name}",
         lineterm="",

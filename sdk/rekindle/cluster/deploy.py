@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rekindle.cluster import secrets
+from rekindle.cluster import inventory, secrets
 from rekindle.cluster.api import KNATIVE, Api, Ref
 from rekindle.cluster.apply import FIRST, Applied, apply, in_order
 from rekindle.cluster.place import GATEWAY
@@ -23,23 +23,53 @@ class Deployed:
     """What a deployment has done."""
 
     applied: tuple[Applied, ...]
+    """What became of each object, those included that the manifests no longer have."""
     secrets: secrets.Made
+    stays: tuple[str, ...] = ()
+    """What there is beyond the manifests, and why."""
 
 
 def deploy(
-    api: Api, objects: list[Manifest], namespace: str, tell: Tell, *, dry_run: bool = False
+    api: Api,
+    objects: list[Manifest],
+    namespace: str,
+    tell: Tell,
+    show_key: Tell = lambda key: None,
+    *,
+    dry_run: bool = False,
 ) -> Deployed:
     """Apply all objects: namespace, accounts and configuration, secrets, then the rest. Raises ClusterError.
 
-    What others have set is taken back, but for bounds and windows of scale.
+    What others have set is taken back, but for bounds and windows of scale; what earlier deployments have made and
+    these objects no longer have is removed. `show_key` hears the first API key as soon as it is made: nobody is told
+    again, whatever becomes of the rest. A deployment that was cut short goes on when it is repeated.
     """
-    ordered = in_order(objects)
-    first = [one for one in ordered if one["kind"] in FIRST]
-    applied = list(_apply_all(api, first, tell, dry_run))
+    for kind in dict.fromkeys((one["apiVersion"], one["kind"]) for one in objects):
+        api.check_kind(*kind)  # before anything is made
+    known = inventory.recorded(api, namespace)
+    ours = inventory.ours(api, objects, known)
+    spaces, first, rest = _stages(objects)
+    applied = list(_apply_all(api, spaces, tell, dry_run))
+    if not dry_run:
+        inventory.record(api, namespace, add=ours)
+    applied += _apply_all(api, first, tell, dry_run)
     tell("secrets")
-    made = secrets.ensure(api, namespace, dry_run=dry_run)
-    applied += _apply_all(api, ordered[len(first) :], tell, dry_run)
-    return Deployed(tuple(applied), made)
+    made = secrets.ensure(api, namespace, show_key, dry_run=dry_run)
+    applied += _apply_all(api, rest, tell, dry_run)
+    tell("what is no longer there")
+    pruned = inventory.prune(api, known - {Ref.of(one) for one in objects}, namespace, dry_run=dry_run)
+    if not dry_run:
+        inventory.record(api, namespace, drop=known - ours - {*pruned.stays})
+    applied += pruned.removed
+    return Deployed(tuple(applied), made, (*pruned.notes, *inventory.unused_claims(applied)))
+
+
+def _stages(objects: list[Manifest]) -> tuple[list[Manifest], list[Manifest], list[Manifest]]:
+    """The namespace, what others need, and those."""
+    ordered = in_order(objects)
+    spaces = [one for one in ordered if one["kind"] == "Namespace"]
+    first = [one for one in ordered if one["kind"] in FIRST and one not in spaces]
+    return spaces, first, ordered[len(spaces) + len(first) :]
 
 
 def _apply_all(api: Api, objects: list[Manifest], tell: Tell, dry_run: bool) -> Iterator[Applied]:

@@ -4,7 +4,8 @@ ClusterError            the cluster cannot be reached, or refuses, or the manife
 ├── NotThere            there is no such object or namespace
 ├── UnknownKind         the cluster has no objects of this kind
 ├── FieldsHeld          others have set fields that shall be set (held)
-└── Refused             the API refused an object: it is invalid, or may not change this way
+└── Refused             the API refused an object: it is invalid
+    └── Immutable       it may not change this way
 """
 
 from typing import NamedTuple
@@ -48,4 +49,8 @@ class FieldsHeld(ClusterError):
 
 
 class Refused(ClusterError):
-    """The API refused an object: it is invalid, or may not change this way."""
+    """The API refused an object: it is invalid."""
+
+
+class Immutable(Refused):
+    """It may not change this way."""

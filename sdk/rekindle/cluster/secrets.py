@@ -7,6 +7,7 @@ again. The dispatcher's own key opens services for activations and belongs to no
 import hashlib
 import json
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rekindle.cluster.api import Api, Ref
@@ -30,14 +31,21 @@ class Made:
     """The first API key, which is kept nowhere; None = there are keys already."""
 
 
-def ensure(api: Api, namespace: str, *, dry_run: bool = False) -> Made:
-    """Make the secrets that are missing; those that are there stay as they are, whoever made them."""
+def ensure(
+    api: Api, namespace: str, show_key: Callable[[str], None] = lambda key: None, *, dry_run: bool = False
+) -> Made:
+    """Make the secrets that are missing; those that are there stay as they are, whoever made them.
+
+    `show_key` hears the first API key in the moment in which it is made.
+    """
     key = new_key()
     names = []
     for one in _all(namespace, key):
         missing = api.get(Ref.of(one)) is None
         if missing and (dry_run or api.create(one)):
             names.append(one["metadata"]["name"])
+            if names[-1] == KEYS and not dry_run:
+                show_key(key)
     return Made(tuple(names), key if KEYS in names and not dry_run else None)
 
 
