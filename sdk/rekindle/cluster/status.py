@@ -13,7 +13,7 @@ from rekindle.cluster.deploy import JOB, why_not_ready
 from rekindle.cluster.errors import ClusterError
 from rekindle.cluster.models import BASE_NAME, GPU, KIND_LABEL, SCALE
 from rekindle.cluster.place import GATEWAY, PART_OF
-from rekindle.cluster.reasons import at_its_most, of_workload, reasons
+from rekindle.cluster.reasons import at_its_least, at_its_most, of_workload, reasons
 from rekindle.cluster.render import Manifest, condition
 
 OURS = f"{PART_OF}=rekindle"
@@ -105,7 +105,7 @@ def status(api: Api, namespace: str, server: Server = Server()) -> Status:
     return Status(
         url=url,
         services=sorted(found, key=lambda one: (one.base or "", one.name)),
-        workloads={one["metadata"]["name"]: _why_not_ready(one, pods) for one in [*workloads, *jobs]},
+        workloads={one["metadata"]["name"]: _of_workload(one, pods, events) for one in [*workloads, *jobs]},
         gpus=sum(one.gpus for one in found),
         unknown=unknown,
     )
@@ -119,9 +119,10 @@ def _maybe(api: Api, unknown: list[str], *what: str) -> list[Manifest]:
         return []
 
 
-def _why_not_ready(one: Manifest, pods: Sequence[Manifest]) -> str | None:
-    said = why_not_ready(one)
-    return said and "; ".join([said, *of_workload(one["metadata"]["name"], pods)])
+def _of_workload(one: Manifest, pods: Sequence[Manifest], events: Sequence[Manifest]) -> str | None:
+    """Why it is not ready, with what its pods say of that."""
+    why = why_not_ready(one)
+    return None if why is None else "; ".join([why, *of_workload(one["metadata"]["name"], pods, events)])
 
 
 def _of_service(
@@ -137,11 +138,15 @@ def _of_service(
         for each in revisions
         if each["metadata"]["labels"].get("serving.knative.dev/service") == about["name"]
     ]
-    desired, actual = (sum((each.get("status") or {}).get(field) or 0 for each in own) for field in REPLICAS)
+    desired, actual = (sum(_replicas(each)[which] for each in own) for which in (0, 1))
     scale = one["spec"]["template"].get("metadata", {}).get("annotations", {})
     least, most = (int(scale.get(f"{SCALE}{bound}", 0)) for bound in ("min-scale", "max-scale"))
     doing = work.get(about["name"], Work())
-    bound = at_its_most(most, spec.get("containerConcurrency", 0), doing.activations)
+    gpus = sum(_replicas(each)[1] * _gpus(each.get("spec") or spec) for each in own)
+    bounds = (
+        at_its_most(most, spec.get("containerConcurrency", 0), doing.activations),
+        at_its_least(least, gpus, doing.activations),
+    )
     return ServiceStatus(
         name=about["name"],
         kind=about["labels"].get(KIND_LABEL, about["name"]),
@@ -153,11 +158,11 @@ def _of_service(
         actual=actual,
         min_scale=least,
         max_scale=most,
-        gpus=actual * _gpus(spec),
+        gpus=gpus,
         activations=doing.activations,
         backlog=doing.backlog,
         conditions={each["type"]: each["status"] for each in state.get("conditions", [])},
-        reasons=[*reasons(one, revisions, pods, events), *([bound] if bound else [])],
+        reasons=[*reasons(one, revisions, pods, events), *filter(None, bounds)],
     )
 
 
@@ -166,11 +171,14 @@ def _url(one: Manifest) -> str | None:
     return found
 
 
-REPLICAS = ("desiredReplicas", "actualReplicas")
+def _replicas(revision: Manifest) -> tuple[int, int]:
+    """Wanted, and there."""
+    status = revision.get("status") or {}
+    return status.get("desiredReplicas") or 0, status.get("actualReplicas") or 0
 
 
 def _gpus(pod: dict[str, Any]) -> int:
-    limits = (each.get("resources", {}).get("limits", {}) for each in pod["containers"])
+    limits = (each.get("resources", {}).get("limits", {}) for each in pod.get("containers", []))
     return sum(int(each.get(GPU, 0)) for each in limits)
 
 
