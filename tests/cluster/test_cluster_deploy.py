@@ -269,6 +269,15 @@ def test_what_is_not_ready_in_time_is_named_and_the_exit_code_is_one(cluster: Cl
     assert found.exit_code == 1 and "not ready: gateway: no image" in found.stderr
 
 
+def test_what_is_removed_meanwhile_is_not_ready(cluster: Cluster, small: Path) -> None:
+    from rekindle.cluster.deploy import wait
+
+    cluster.done("deploy", "--overlay", small, "--wait", 0)
+    objects = [one.object for one in cluster.server.objects.values()]
+    del cluster.server.objects[GATEWAY]
+    assert wait(cluster.api(), objects, "rekindle", 0, lambda said: None) == ["gateway: gone"]
+
+
 def test_a_job_that_fails_is_named_at_once_with_where_to_look(cluster: Cluster, small: Path) -> None:
     cluster.server.controllers.append(
         lambda one: {"conditions": [{"type": "Failed", "status": "True"}]} if one["kind"] == "Job" else None
@@ -394,7 +403,6 @@ def test_a_field_that_cannot_change_is_an_error_that_names_it(cluster: Cluster) 
     cluster.server.get("apps/v1", "statefulsets", "nats")["spec"]["serviceName"] = "other"
     found = cluster.run("deploy", "--wait", 0)
     assert found.exit_code == 1 and "StatefulSet.apps nats" in found.stderr and "Forbidden" in found.stderr
-
 
 
 def test_without_the_extra_the_command_says_what_to_install(

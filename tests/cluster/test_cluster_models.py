@@ -1,6 +1,7 @@
 """`rekindle models` against a simulated cluster, through the real client."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ BASE = "Qwen/Qwen3-8B"
 SERVICES = "serving.knative.dev/v1"
 TRAIN = Key(SERVICES, "services", "rekindle", service_name("train", BASE))
 SCALE = "autoscaling.knative.dev/"
+GPU_FLAGS = {
+    "kubernetes.podspec-nodeselector", "kubernetes.podspec-tolerations", "kubernetes.podspec-runtimeclassname",
+    "allow-zero-initial-scale",
+}  # fmt: skip
 
 
 def annotations(one: dict[str, Any]) -> dict[str, str]:
@@ -166,15 +171,92 @@ def test_any_other_field_of_somebody_elses_is_an_error_and_nothing_is_forced(clu
     assert cluster.server.objects[TRAIN].object["spec"]["template"]["spec"]["containerConcurrency"] == 3
 
 
+def test_the_same_image_that_was_set_with_kn_is_no_conflict_and_another_is(cluster: Cluster) -> None:
+    """Knative's defaults make the list of containers another one than the manifest's."""
+    cluster.done("models", "add", BASE, "--registry", "old.example")
+
+    def image(registry: str) -> Callable[[dict[str, Any]], None]:
+        def change(one: dict[str, Any]) -> None:
+            (container,) = one["spec"]["template"]["spec"]["containers"]
+            container["image"] = f"{registry}/train:{container['image'].rpartition(':')[2]}"
+
+        return change
+
+    cluster.edit("kn", TRAIN, image("new.example"))
+    found = cluster.run("models", "add", BASE, "--registry", "newer.example")
+    assert found.exit_code == 1 and "spec.template.spec.containers (by kn)" in found.stderr
+    said = cluster.done("models", "add", BASE, "--registry", "new.example", "--max-runs", 3)
+    assert "kept spec.template.spec.containers as kn has set it" in said
+    assert cluster.server.objects[TRAIN].object["spec"]["template"]["spec"]["containerConcurrency"] == 3
+
+
+def test_a_conflict_of_one_service_leaves_the_other_as_it_was(cluster: Cluster) -> None:
+    cluster.done("models", "add", BASE)
+    sample = TRAIN._replace(name=service_name("sample", BASE))
+    cluster.edit("kn", sample, lambda one: one["spec"]["template"]["spec"].update(timeoutSeconds=60))
+    before = cluster.server.version
+    assert cluster.run("models", "add", BASE, "--max-runs", 3).exit_code == 1
+    assert cluster.server.version == before
+
+
+def test_what_is_not_said_again_stays_as_it_was(cluster: Cluster) -> None:
+    chosen = ("--gpus", 2, "--max-runs", 5, "--max-replicas", 3, "--source", "s3://models/qwen")
+    cluster.server.flags |= GPU_FLAGS
+    cluster.done("models", "add", BASE, *chosen, "--overlay", "gpu", "--engine", "vllm", "--registry", "old")
+    again = cluster.run("models", "add", BASE, "--registry", "new", "--max-runs", 6)
+    assert "as before: --engine vllm, --gpus 2, --max-replicas 3, --overlay gpu" in again.stderr
+    train = cluster.server.objects[TRAIN].object
+    assert train["spec"]["template"]["spec"]["containerConcurrency"] == 6
+    (container,) = train["spec"]["template"]["spec"]["containers"]
+    assert container["image"].startswith("new/train:")
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert variables(train)["REKINDLE_BASE_SOURCE"] == "s3://models/qwen"
+    assert train["spec"]["template"]["spec"]["runtimeClassName"] == "nvidia"
+    cluster.done("models", "add", BASE, "--gpus", 0, "--engine", "torch", "--overlay", "base")
+    train = cluster.server.objects[TRAIN].object
+    assert variables(train)["REKINDLE_DEVICE"] == "cpu"
+    assert "runtimeClassName" not in train["spec"]["template"]["spec"]
+
+
+def test_a_flag_that_knative_lacks_is_one_line_that_names_the_field(cluster: Cluster) -> None:
+    found = cluster.run("models", "add", BASE, "--gpus", 1, "--overlay", "gpu")
+    assert found.exit_code == 1 and found.stderr.count("\n") == 1
+    assert "must not set the field(s): spec.template.spec.nodeSelector" in found.stderr
+    assert "kubectl apply --server-side -f knative/overlays/gpu/features" in found.stderr
+    assert not cluster.server.names(SERVICES, "services")
+
+
+def test_options_that_nobody_can_read_are_an_error_that_names_the_annotation(cluster: Cluster) -> None:
+    cluster.done("models", "add", BASE)
+    cluster.server.objects[TRAIN].object["metadata"]["annotations"]["rekindle.dev/options"] = (
+        '{"gpus": "one"}'
+    )
+    found = cluster.run("models", "add", BASE)
+    assert found.exit_code == 1 and "annotation rekindle.dev/options" in found.stderr
+
+
+def test_a_model_whose_services_would_be_anothers_is_refused(cluster: Cluster) -> None:
+    cluster.done("models", "add", BASE)
+    cluster.server.objects[TRAIN].object["metadata"]["annotations"]["rekindle.dev/base-model"] = "other"
+    found = cluster.run("models", "add", BASE)
+    assert found.exit_code == 1 and "the services of 'other' have the same names" in found.stderr
+
+
+def test_names_that_read_alike_are_models_of_their_own(cluster: Cluster) -> None:
+    for base in ("lab/Tiny", "lab/tiny", "lab-tiny", f"lab/{'tiny' * 45}"):
+        cluster.done("models", "add", base)
+    found = json.loads(cluster.done("models", "list", "--json"))
+    assert len({one["base"] for one in found}) == 4 and len({one["name"] for one in found}) == 8
+    assert max(len(one["name"]) for one in found) <= 63 - len("-00001-deployment")
+
+
 def test_a_dry_run_and_a_diff_change_nothing(cluster: Cluster) -> None:
     cluster.done("models", "add", BASE)
     before = cluster.server.version
     assert "changed" in cluster.done("models", "add", BASE, "--max-runs", 3, "--dry-run")
     lines = cluster.done("models", "add", BASE, "--max-runs", 3, "--diff").splitlines()
-    assert [line.strip() for line in lines if line[0] in "+-" and line[1] == " "] == [
-        "-      containerConcurrency: 16",
-        "+      containerConcurrency: 3",
-    ]
+    changed = [line for line in lines if line[0] in "+-" and line[1] == " " and "/options:" not in line]
+    assert changed == ["-      containerConcurrency: 16", "+      containerConcurrency: 3"]
     assert cluster.server.version == before
 
 
@@ -209,6 +291,15 @@ def test_a_removed_model_has_no_service_and_a_job_has_it_forgotten(cluster: Clus
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert [*container["command"], *container["args"]][1:] == ["-m", "services.train.register", "--remove"]
     assert container["image"].startswith("r.example/train:") and variables(job)["REKINDLE_BASE_NAME"] == BASE
+
+
+def test_a_removal_that_was_cut_short_is_repeated(cluster: Cluster) -> None:
+    cluster.done("models", "add", BASE)
+    cluster.server.forbidden.add(("patch", "jobs"))
+    assert cluster.run("models", "remove", BASE, "--yes").exit_code == 1
+    cluster.server.forbidden.clear()
+    cluster.done("models", "remove", BASE, "--yes")
+    assert cluster.server.names("batch/v1", "jobs") == {service_name("forget", BASE)}
 
 
 def test_a_model_that_comes_back_is_not_forgotten_by_an_old_job(cluster: Cluster) -> None:

@@ -10,7 +10,7 @@ from rekindle.cluster import manifests
 from rekindle.cluster.deploy import why_not_ready
 from rekindle.cluster.names import service_name
 from rekindle.cluster.place import installation
-from rekindle.cluster.reasons import at_its_most, reasons
+from rekindle.cluster.reasons import at_its_least, at_its_most, reasons
 from tests.cluster.simulated import URL, Cluster
 
 BASE = "Qwen/Qwen3-8B"
@@ -31,18 +31,30 @@ def revision(
 
 
 def pod(
-    revision: str, *, phase: str = "Pending", unscheduled: str = "", waiting: dict[str, str] | None = None
+    revision: str,
+    *,
+    phase: str = "Pending",
+    unscheduled: str = "",
+    waiting: dict[str, str] | None = None,
+    ended: dict[str, Any] | None = None,
+    ends: bool = False,
 ) -> Any:
     status: dict[str, Any] = {"phase": phase}
     if unscheduled:
         status["conditions"] = [{"type": "PodScheduled", "status": "False", "message": unscheduled}]
     if waiting:
-        status["containerStatuses"] = [{"name": "train", "state": {"waiting": waiting}}]
+        last = {"lastState": {"terminated": ended}} if ended else {}
+        status["containerStatuses"] = [{"name": "train", "state": {"waiting": waiting}, **last}]
     labels = {f"{SERVING}/revision": revision}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": f"{revision}-pod", "namespace": "rekindle", "labels": labels},
+        "metadata": {
+            "name": f"{revision}-pod",
+            "namespace": "rekindle",
+            "labels": labels,
+            **({"deletionTimestamp": "2026-11-22T10:00:00Z"} if ends else {}),
+        },
         "status": status,
     }
 
@@ -55,13 +67,8 @@ def service(latest: str, ready: str = "Unknown", message: str = "") -> dict[str,
     }
 
 
-def event(name: str, message: str) -> dict[str, Any]:
-    return {
-        "metadata": {"name": "e"},
-        "involvedObject": {"name": name},
-        "reason": "FailedCreate",
-        "message": message,
-    }
+def event(name: str, message: str, reason: str = "FailedCreate") -> dict[str, Any]:
+    return {"metadata": {"name": "e"}, "involvedObject": {"name": name}, "reason": reason, "message": message}
 
 
 OLD, NEW = revision("train-1", "train"), revision("train-2", "train", desired=1)
@@ -89,6 +96,49 @@ NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
             [],
             ["it ends again and again: CrashLoopBackOff"],
         ),
+        (
+            [
+                pod(
+                    "train-2",
+                    waiting={"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting"},
+                    ended={"reason": "OOMKilled", "exitCode": 137},
+                )
+            ],
+            [],
+            ["it ends again and again: OOMKilled, exit code 137"],
+        ),
+        (
+            [
+                pod(
+                    "train-2",
+                    waiting={"reason": "CrashLoopBackOff"},
+                    ended={
+                        "reason": "Error",
+                        "exitCode": 1,
+                        "message": "Traceback\nOSError: no such model\n",
+                    },
+                )
+            ],
+            [],
+            ["it ends again and again: exit code 1: OSError: no such model"],
+        ),
+        (
+            [pod("train-1", phase="Running", ends=True), pod("train-2", unscheduled=NO_GPU)],
+            [],
+            [f"train-2 waits for a GPU that a pod which ends still holds ({NO_GPU})"],
+        ),
+        (
+            [pod("train-2", waiting={"reason": "RunContainerError", "message": "no such file"})],
+            [],
+            ["the container cannot be started: no such file"],
+        ),
+        (
+            [pod("train-2", waiting={"reason": "ContainerCreating"})],
+            [event("train-2-pod", 'secret "rekindle-keys" not found', "FailedMount")],
+            ['its pod cannot start: secret "rekindle-keys" not found'],
+        ),
+        ([pod("train-2", phase="Running")], [event("train-2-pod", "past", "FailedMount")], []),
+        ([], [event("train-20-deployment-abc", "exceeded quota: gpus")], []),
         ([pod("other-1", unscheduled=NO_GPU)], [], []),
         ([], [event("train-2-deployment-abc", "exceeded quota: gpus")], ["quota: exceeded quota: gpus"]),
         ([], [event("train-1-deployment-abc", "exceeded quota: gpus")], []),
@@ -111,6 +161,52 @@ def test_only_the_newest_revision_that_failed_matters() -> None:
         "it failed",
     ]
     assert reasons(service("train-3", "True"), failed, [], []) == []
+
+
+def given_up(reason: str, message: str) -> dict[str, Any]:
+    one = revision("train-2", "train")
+    one["status"]["conditions"].append(
+        {"type": "Active", "status": "False", "reason": reason, "message": message}
+    )
+    return one
+
+
+def test_a_revision_that_was_not_ready_in_time_is_said_and_one_without_work_is_not() -> None:
+    late = given_up("TimedOut", "The target could not be activated.")
+    assert reasons(service("train-2", "True"), [late], [], []) == [
+        "revision train-2 was given up: The target could not be activated."
+    ]
+    assert reasons(service("train-3", "True"), [late], [], []) == []
+    idle = given_up("NoTraffic", "The target is not receiving traffic.")
+    assert reasons(service("train-2", "True"), [idle], [], []) == []
+
+
+def test_what_knative_repeats_of_a_pod_is_said_once() -> None:
+    """Its revision has the pod's words, and its service those of the revision."""
+    failed = revision("train-2", "train", failed=NO_GPU)
+    said = f'Revision "train-2" failed with message: {NO_GPU}.'
+    assert reasons(service("train-2", "False", said), [failed], [pod("train-2", unscheduled=NO_GPU)], []) == [
+        f"no node has room: {NO_GPU}"
+    ]
+    assert reasons(service("train-2", "False", said), [failed], [], []) == [
+        f"revision train-2 failed: {NO_GPU}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("least", "gpus", "activations", "expected"),
+    [
+        (1, 2, 0, "min-scale=1 keeps 2 GPUs without work"),
+        (1, 2, 1, None),
+        (1, 0, 0, None),
+        (0, 2, 0, None),
+        (1, 2, None, None),
+    ],
+)
+def test_gpus_that_are_held_without_work_are_said(
+    least: int, gpus: int, activations: int | None, expected: str | None
+) -> None:
+    assert at_its_least(least, gpus, activations) == expected
 
 
 @pytest.mark.parametrize(
@@ -167,7 +263,8 @@ def test_a_workload_that_is_not_ready_says_what_its_pods_say(installed: Cluster)
     installed.server.put(unbound)
     found, _ = by_name(installed)
     assert found["workloads"]["nats"] == (
-        "nats: 0 of 1 replicas ready; no node has room: pod has unbound immediate PersistentVolumeClaims"
+        "nats: 0 of 1 replicas ready; its volume is not there; has the cluster a default StorageClass? "
+        "pod has unbound immediate PersistentVolumeClaims"
     )
 
 
@@ -178,6 +275,15 @@ def test_a_workload_is_not_ready_while_older_pods_are() -> None:
     rolling = {**one, "status": {"replicas": 2, "updatedReplicas": 1, "readyReplicas": 1}}
     assert why_not_ready(rolling) == "dispatcher: 1 replicas of an older version"
     assert why_not_ready({**one, "status": {"replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}}) is None
+
+
+def test_gpus_are_those_of_each_revision(installed: Cluster) -> None:
+    """Of one that is on its way out, too, which may have asked for others than the newest."""
+    old = revision(f"{TRAIN}-00000", TRAIN, desired=1, actual=1)
+    old["spec"] = {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "1"}}}]}
+    installed.server.put(old)
+    _, services = by_name(installed)
+    assert services[TRAIN]["gpus"] == 2 * 2 + 1
 
 
 def test_activations_and_backlog_are_the_servers_word(installed: Cluster) -> None:

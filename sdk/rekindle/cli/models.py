@@ -1,14 +1,19 @@
 """`rekindle models`: which base models an installation on a cluster serves."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rekindle.cli import cluster, output
-from rekindle.cli.cluster import Context, Diff, DryRun, Namespace, Overlay, Render
+from rekindle.cli.cluster import Context, Diff, DryRun, Namespace, Render
 from rekindle.cli.group import Commands
 from rekindle.cli.output import AsJson, Yes
+
+if TYPE_CHECKING:
+    from rekindle.cluster.remembered import Option
+    from rekindle.cluster.render import Manifest
 
 app = typer.Typer(
     name="models",
@@ -18,6 +23,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Base = Annotated[str, typer.Argument(metavar="MODEL", help="Its name for clients, e.g. Qwen/Qwen3-8B.")]
+ModelOverlay = Annotated[
+    str | None,
+    typer.Option(
+        metavar="base|gpu|ha|DIR",
+        help="Which variant of the templates, or a kustomization of one's own.",
+        show_default="base",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +59,23 @@ def add(
             show_default="the name, as a hub id",
         ),
     ] = None,
-    gpus: Annotated[int, typer.Option(min=0, help="Of one replica; 0 = CPU.")] = 0,
-    max_runs: Annotated[int, typer.Option(min=1, help="Runs that one trainer works on at a time.")] = 16,
-    max_replicas: Annotated[int, typer.Option(min=1, help="Most replicas of each of its services.")] = 1,
-    engine: Annotated[str, typer.Option(metavar="torch|vllm", help="What samples.")] = "torch",
+    gpus: Annotated[
+        int | None, typer.Option(min=0, help="Of one replica; 0 = CPU.", show_default="0")
+    ] = None,
+    max_runs: Annotated[
+        int | None, typer.Option(min=1, help="Runs that one trainer works on at a time.", show_default="16")
+    ] = None,
+    max_replicas: Annotated[
+        int | None, typer.Option(min=1, help="Most replicas of each of its services.", show_default="1")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(metavar="torch|vllm", help="What samples.", show_default="torch")
+    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(metavar="float32|bfloat16|float16", show_default="bfloat16 on GPUs, else float32"),
     ] = None,
-    overlay: Overlay = cluster.BASE,
+    overlay: ModelOverlay = None,
     registry: Annotated[
         str | None,
         typer.Option(metavar="PREFIX", help="Where the images are.", show_default="where the gateway's are"),
@@ -70,27 +91,32 @@ def add(
     ] = 900,
     as_json: AsJson = False,
 ) -> None:
-    """Serve a base model, or change how. Bounds of scale that were set with kn are kept."""
-    from rekindle.cluster import manifests, models
+    """Serve a base model, or change how: what is not said again stays as it was. Bounds set with kn are kept."""
+    from rekindle.cluster import models
+    from rekindle.cluster.remembered import remembered
 
-    options = models.ModelOptions(
-        base=base,
-        source=source,
-        gpus=gpus,
-        max_runs=max_runs,
-        max_replicas=max_replicas,
-        engine=models.engine(engine),
-        dtype=models.dtype(dtype),
-    )
     place: Place = ctx.obj
-    templates = manifests.templates(overlay)
+    options: dict[str, str | int | None] = {
+        "source": source,
+        "gpus": gpus,
+        "max_runs": max_runs,
+        "max_replicas": max_replicas,
+        "engine": engine,
+        "dtype": dtype,
+        "overlay": overlay,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
     if render:
-        cluster.print_manifests(models.render_model(templates, options, place.namespace, registry))
+        cluster.print_manifests(_rendered(base, given, place.namespace, registry))
         return
     api = cluster.connect(place.context)
+    as_before = remembered(api, base, place.namespace)
     registry = registry or models.registry_in_use(api, place.namespace)
-    objects = models.render_model(templates, options, place.namespace, registry)
+    objects = _rendered(base, {**as_before, **given}, place.namespace, registry)
     applied = models.add(api, objects, dry_run=dry_run or diff)
+    if kept := {name: value for name, value in as_before.items() if name not in given}:
+        said = ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in kept.items())
+        typer.echo(f"as before: {output.plain(said)}", err=True)
     if diff:
         cluster.print_differences(applied)
     elif as_json:
@@ -102,6 +128,19 @@ def add(
         cluster.end_late(cluster.wait_for(api, jobs, place.namespace, wait, as_json))
         if wait and not as_json:
             typer.echo(f"clients may ask for {output.plain(base)}")
+
+
+def _rendered(
+    base: str, chosen: "Mapping[str, Option]", namespace: str, registry: str | None
+) -> "list[Manifest]":
+    """A model's objects, which remember what was chosen."""
+    from rekindle.cluster import manifests, models
+    from rekindle.cluster.remembered import remember
+
+    templates = manifests.templates(str(chosen.get("overlay", cluster.BASE)))
+    objects = models.render_model(templates, models.options(base, chosen), namespace, registry)
+    remember(objects, chosen)
+    return objects
 
 
 @app.command("list")

@@ -17,6 +17,8 @@ PATIENCE = (10.0, 60.0)
 """Seconds for a connection, and for each part of an answer: one that is cut off is not waited for for good."""
 WATCH_SECONDS = 30.0
 """No longer than that nothing need be heard of a watch: less than an answer may take, and than balancers hold it."""
+FLAGS = "kubectl apply --server-side -f knative/overlays/gpu/features"
+"""Tells Knative to let through what is for GPUs."""
 NO_CACHE = f"{os.devnull}/none"
 """What the client would remember of a cluster in a shared folder for temporary files, it shall not."""
 
@@ -188,6 +190,8 @@ def _refusal(what: str, error: Any) -> ClusterError:
         if held:
             return FieldsHeld(what, held)
         return _AlreadyThere(message) if status.get("reason") == "AlreadyExists" else Refused(message)
+    if "must not set the field(s)" in message or "=0 not allowed by cluster" in message:
+        message += f"; where that is meant: {FLAGS}"
     if error.status in (400, 422):
         return (Immutable if "immutable" in message else Refused)(message)
     if error.status == 401:

@@ -2,7 +2,8 @@
 
 The API remembers who has set which field. Bounds and windows of scale (`autoscaling.knative.dev/` on a template)
 that somebody has set with `kn` are kept, always; another field that somebody else has set is taken back if forced,
-and an error otherwise.
+and an error otherwise, unless it says what is to be said: a list that is one field counts as set otherwise as soon as
+Knative has filled in a default.
 """
 
 import copy
@@ -80,15 +81,35 @@ def _apply(
         kept = tuple(held for held in error.held if held.field.startswith(SCALE))
         others = tuple(held for held in error.held if held not in kept)
         if others and not force:
+            kept += _said_already(api, one, others)
+            others = tuple(held for held in others if held not in kept)
+        if others and not force:
             raise FieldsHeld(error.name, others) from error
         return api.apply(_without(one, kept), force=bool(others), dry_run=dry_run), kept, others
 
 
+def _said_already(api: Api, one: Manifest, held: tuple[Held, ...]) -> tuple[Held, ...]:
+    """Those fields that would not change if they were taken, which a trial shows."""
+    live, taken = api.get(Ref.of(one)), api.apply(one, force=True, dry_run=True)
+    return tuple(each for each in held if _at(live, each.field) == _at(taken, each.field) is not None)
+
+
+def _at(one: Any, field: str) -> Any:
+    """What stands at a path; None for those through lists, and keys with dots."""
+    for name in field.lstrip(".").split("."):
+        one = one.get(name) if isinstance(one, dict) else None
+    return one
+
+
 def _without(one: Manifest, kept: tuple[Held, ...]) -> Manifest:
-    """The manifest without these annotations of its template."""
+    """The manifest without these fields."""
     found = copy.deepcopy(one)
     for held in kept:
-        del found["spec"]["template"]["metadata"]["annotations"][held.field.removeprefix(ANNOTATIONS)]
+        if held.field.startswith(SCALE):
+            del found["spec"]["template"]["metadata"]["annotations"][held.field.removeprefix(ANNOTATIONS)]
+        else:
+            place, _, name = held.field.rpartition(".")
+            del _at(found, place)[name]
     return found
 
 

@@ -97,7 +97,8 @@ def _wait_for(
             ours = [one for one in found if one["metadata"]["name"] in names]
             waiting = [one for one in ours if why_not_ready(one) is not None]
             late = [str(why_not_ready(one)) for one in waiting]
-            if all(map(gave_up, waiting)) or time.monotonic() >= deadline:
+            late += [f"{name}: gone" for name in sorted(names - {one["metadata"]["name"] for one in ours})]
+            if (len(late) == len(waiting) and all(map(gave_up, waiting))) or time.monotonic() >= deadline:
                 return late
             tell(late[0])
 

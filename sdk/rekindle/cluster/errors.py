@@ -45,7 +45,9 @@ class FieldsHeld(ClusterError):
 
     def __str__(self) -> str:
         fields = ", ".join(f"{field.lstrip('.')} (by {manager})" for field, manager in self.held)
-        return f"{self.name}: set by others, and therefore left as it is: {fields}"
+        return (
+            f"{self.name}: set otherwise by others, and left as it is: {fields}; set it there as here first"
+        )
 
 
 class Refused(ClusterError):

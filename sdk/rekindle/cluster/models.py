@@ -5,8 +5,8 @@ set with `kn` stays. Everything about a model is read back from the cluster; not
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -79,20 +79,18 @@ class ModelOptions:
         }
 
 
-def engine(name: str) -> Engine:
-    """Raises InvalidField for what is none."""
-    return cast("Engine", _one_of("engine", name, get_args(Engine)))
+def options(base: str, chosen: Mapping[str, str | int]) -> ModelOptions:
+    """Of what was chosen, by field. Raises InvalidField that names the field."""
+    known = {one.name: chosen[one.name] for one in fields(ModelOptions) if one.name in chosen}
+    for field, kind in (("engine", Engine), ("dtype", Dtype)):
+        if field in known:
+            _one_of(field, str(known[field]), get_args(kind))
+    return ModelOptions(base=base, **cast("dict[str, Any]", known))
 
 
-def dtype(name: str | None) -> Dtype | None:
-    """Raises InvalidField for what is none."""
-    return None if name is None else cast("Dtype", _one_of("dtype", name, get_args(Dtype)))
-
-
-def _one_of(field: str, name: str, known: tuple[str, ...]) -> str:
+def _one_of(field: str, name: str, known: tuple[str, ...]) -> None:
     if name not in known:
         raise InvalidField(field, f"{name!r}, expected {', '.join(known)}")
-    return name
 
 
 def render_model(
@@ -119,13 +117,18 @@ def _ask_for_gpus(service: Manifest, gpus: int) -> None:
 
 
 def add(api: Api, objects: Sequence[Manifest], *, dry_run: bool = False) -> list[Applied]:
-    """Apply a model's objects. Raises FieldsHeld for a field that somebody else has set, bounds of scale excepted."""
-    if not dry_run:
-        for one in objects:
-            if one["kind"] == "Job":  # nothing shall forget what is added now
-                about = one["metadata"]
-                api.delete(Ref.of(one)._replace(name=about["name"].replace(REGISTER, FORGET, 1)))
-    return [apply(api, one, force=False, dry_run=dry_run) for one in objects]
+    """Apply a model's objects, all or none of them: the server tries every one before the first is changed.
+
+    Raises FieldsHeld for a field that somebody else has set otherwise, bounds of scale excepted.
+    """
+    tried = [apply(api, one, force=False, dry_run=True) for one in objects]
+    if dry_run:
+        return tried
+    for one in objects:
+        if one["kind"] == "Job":  # nothing shall forget what is added now
+            about = one["metadata"]
+            api.delete(Ref.of(one)._replace(name=about["name"].replace(REGISTER, FORGET, 1)))
+    return [apply(api, one, force=False) for one in objects]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,25 +202,26 @@ def remove(api: Api, templates: Path, base: str, namespace: str) -> list[str]:
     Runs and checkpoints stay, and go on once the model is added again. Raises ClusterError if there is no such model.
     """
     services = api.all(KNATIVE, "Service", namespace, f"{BASE_LABEL}={token(base)}")
-    if not services:
+    registered = Ref("batch/v1", "Job", service_name(REGISTER, base), namespace)
+    job = api.get(registered)
+    if not services and job is None:
         known = sorted({one.base for one in listed(api, namespace)})
         raise ClusterError(f"no base model {base!r} in {namespace}; there are: {', '.join(known) or 'none'}")
-    registered = Ref("batch/v1", "Job", service_name(REGISTER, base), namespace)
     for one in services:
         api.delete(Ref.of(one))
-    api.delete(registered)
-    apply(api, _forgetting(templates, services, base, namespace), force=True)
+    apply(api, _forgetting(templates, [*services, *filter(None, [job])], base, namespace), force=True)
+    api.delete(registered)  # last: as long as it is there, a removal that was cut short can be repeated
     return [one["metadata"]["name"] for one in services]
 
 
-def _forgetting(templates: Path, services: list[Manifest], base: str, namespace: str) -> Manifest:
-    """The job that makes a model known, turned into one that has it forgotten."""
+def _forgetting(templates: Path, known: list[Manifest], base: str, namespace: str) -> Manifest:
+    """The job that makes a model known, turned into one that has it forgotten; with the image of what is known."""
     (job,) = (
         one for one in render_model(templates, ModelOptions(base=base), namespace) if one["kind"] == "Job"
     )
     job["metadata"]["name"] = service_name(FORGET, base)
     job["spec"]["ttlSecondsAfterFinished"] = KEPT_SECONDS
-    trainer = [one for one in services if one["metadata"]["labels"].get(KIND_LABEL) == "train"]
+    trainer = [one for one in known if one["metadata"]["labels"].get(KIND_LABEL) in ("train", REGISTER)]
     for container in containers(job):
         container["args"] = [*container.get("args", []), "--remove"]
         for one in trainer:
