@@ -112,7 +112,8 @@ def _deploy(
     elif found is not None:
         _show_way(found, namespace)
     for base in outdated:
-        typer.echo(f"{output.plain(base)} runs other images: rekindle models add it again", err=True)
+        name = output.plain(base)
+        typer.echo(f"{name} runs other images: rekindle models add {name} brings it up to date", err=True)
     end_late(late)
 
 
