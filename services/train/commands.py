@@ -72,11 +72,10 @@ class Commands:
 
     async def save(self, run: HeldRun, entry: Entry, command: SaveCommand, copy: TrainRun) -> Done | Failure:
         """Write a copy of the state under a name."""
-        assert run.holder is not None, "weights are saved by the holder"
         try:
             async with run.saving:
                 saved, news = await self.exports.save(
-                    run.holder, run.tenant, run.run_id, entry.number, copy, command
+                    run.ours, run.tenant, run.run_id, entry.number, copy, command
                 )
         except CommandFailed as error:
             return error.failure

@@ -104,10 +104,25 @@ class HeldRun:
             return False
         return any(self.stale or number >= self.applied for number in self.pending)
 
+    def has_turn(self, now: float) -> bool:
+        """Whether it shall work now: it can, and has its place in memory."""
+        return self.inside and not self.leaving and self.has_work(now)
+
     def gap(self) -> Gap | None:
         """The number that later ones wait for, unless nobody shall release it."""
         gap = self.order.gap()
         return None if gap is None or gap.number <= self.given_up else gap
+
+    @property
+    def ours(self) -> RunHolder:
+        """Our hold on it, under which alone its log is written."""
+        assert self.holder is not None, "asked of a run that is held"
+        return self.holder
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the state is ours and true."""
+        return not self.stale and self.holder is not None and self.beyond_repair is None
 
     @property
     def suspect(self) -> int | None:
@@ -120,8 +135,7 @@ class HeldRun:
     @property
     def condemned(self) -> int | None:
         """The command that shall not be tried again."""
-        assert self.holder is not None, "asked of a run that is held"
-        return self.suspect if self.holder.lease.deaths >= DEATHS_FAILED else None
+        return self.suspect if self.ours.lease.deaths >= DEATHS_FAILED else None
 
     def next_entries(self, most: int) -> list[Entry]:
         """What to apply next: a row of forward-backward commands (in one call), or one other entry."""
@@ -137,9 +151,9 @@ class HeldRun:
                 return row
         return row
 
-    def settled(self) -> bool:
-        """Whether every entry that was applied has its result: only then is a snapshot true."""
-        return not any(number < self.applied for number in self.pending)
+    def settled(self, number: int) -> bool:
+        """Whether every entry up to this one has its result: only then is a snapshot true."""
+        return all(pending > number for pending in self.pending)
 
     @property
     def inside(self) -> bool:
@@ -168,3 +182,8 @@ class HeldRun:
         self.beyond_repair = None
         self.since_head = None
         self.last_result = None
+
+
+def loop_time() -> float:
+    """Seconds, by the clock of the running event loop."""
+    return asyncio.get_running_loop().time()

@@ -13,7 +13,7 @@ from events import catalog, envelope, liveness, names
 from events.blobs import Blobs
 from events.bus import Bus, again_when_unavailable
 from events.lease import Lease, RunHolder, read_head, read_lease
-from services.train.held import DEATHS_ALONE, HeldRun
+from services.train.held import DEATHS_ALONE, HeldRun, loop_time
 from services.train.snapshots import Snapshots
 
 log = structlog.get_logger(__name__)
@@ -36,6 +36,7 @@ class Holding:
 
     async def hold(self, run: HeldRun) -> bool:
         """Have the run's lease and state; False when somebody else has it. Raises Conflict or BusUnavailable."""
+        run.last_used = loop_time()
         if run.stale:
             await asyncio.gather(*run.writes, return_exceptions=True)
             run.forget()
@@ -62,7 +63,7 @@ class Holding:
                 return None
         suspicion = await self._judge(run)
         if suspicion is None:
-            run.held_elsewhere_until = asyncio.get_running_loop().time() + LOOK_AGAIN_SECONDS
+            run.held_elsewhere_until = loop_time() + LOOK_AGAIN_SECONDS
         return suspicion
 
     @again_when_unavailable
@@ -134,7 +135,6 @@ class Holding:
 
     async def _answer(self, run: HeldRun, number: int, answer: str) -> None:
         """The result of the command that the head itself completed."""
-        assert run.holder is not None, "just taken"
         event = envelope.make_event(
             catalog.RESOLVED,
             id=names.future_id(run.run_id, number),
@@ -143,7 +143,7 @@ class Holding:
             subject=run.run_id,
             data=answer.encode(),
         )
-        await run.holder.write(f"{run.root}.result.{number}", event)
+        await run.ours.write(f"{run.root}.result.{number}", event)
 
     async def release(self, run: HeldRun) -> None:
         """Let go of a run whose writes have ended; its next holder need not wait, nor think that we died.

@@ -38,14 +38,13 @@ class Snapshots:
 
         Every command up to `number` has its result, or is `number` itself and gets `answer` when this is done.
         """
-        assert run.holder is not None, "snapshots are taken by the holder"
         blob = None if state is None else await self._write(run, number, state)
-        head = Head(number=number, blob=blob, epoch=run.holder.epoch, answer=answer)
+        head = Head(number=number, blob=blob, epoch=run.ours.epoch, answer=answer)
         older = run.head
         try:
             await self._move(run, head)
         except LeaseLost:
-            if blob is not None and (await run.holder.head()).blob != blob:
+            if blob is not None and (await run.ours.head()).blob != blob:
                 await self.blobs.delete(blob)  # nobody will ever name it
             raise
         if answer is None:
@@ -54,19 +53,17 @@ class Snapshots:
             await self.blobs.delete(older.blob)
 
     async def _write(self, run: HeldRun, number: int, state: TrainRun) -> str:
-        assert run.holder is not None, "snapshots are taken by the holder"
         folder = self.blobs.staging(f"snapshot-{names.id_token(run.run_id)}")
         try:
             await asyncio.to_thread(save_state, folder, state, optimizer=True, gradients=True)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        key = names.snapshot_key(self.name, run.tenant, run.run_id, number, run.holder.epoch)
+        key = names.snapshot_key(self.name, run.tenant, run.run_id, number, run.ours.epoch)
         await self.blobs.put_folder(key, folder)
         return key
 
     async def _move(self, run: HeldRun, head: Head) -> None:
-        assert run.holder is not None, "heads are written by the holder"
         event = envelope.make_event(
             catalog.HEAD,
             id=f"{run.root}@{head.number}-{head.epoch}{'-released' if head.released else ''}",
@@ -75,22 +72,20 @@ class Snapshots:
             subject=run.run_id,
             data=head.model_dump_json().encode(),
         )
-        await run.holder.write(f"{run.root}.head", event)
+        await run.ours.write(f"{run.root}.head", event)
         run.head = head
 
     async def purge(self, run: HeldRun, number: int) -> None:
         """Remove the commands up to `number`, which the head contains and which all have results."""
-        assert run.holder is not None, "a log is purged by its holder"
         gone = [entry for n, entry in run.entries.items() if n <= number]
         kept = [entry for n, entry in run.entries.items() if n > number] + run.order.beyond()
         if gone:
-            await run.holder.purge(gone, _before(gone, kept))
+            await run.ours.purge(gone, _before(gone, kept))
         run.begin_at(run.head)
 
     async def release(self, run: HeldRun) -> None:
         """Say that the run is free."""
-        assert run.holder is not None, "a run is released by its holder"
-        await self._move(run, run.head.model_copy(update={"released": True, "epoch": run.holder.epoch}))
+        await self._move(run, run.head.model_copy(update={"released": True, "epoch": run.ours.epoch}))
 
     async def load(self, run: HeldRun) -> None:
         """The state that the head contains."""
@@ -103,9 +98,8 @@ class Snapshots:
 
     async def tidy(self, run: HeldRun) -> None:
         """Remove blobs that no head names: what a holder before us wrote and died. Never those of one after us."""
-        assert run.holder is not None, "a run is tidied by its holder"
         for key in await self.blobs.under(names.snapshots_key(self.name, run.tenant, run.run_id)):
-            if key != run.head.blob and int(key.rpartition("-")[2]) < run.holder.epoch:
+            if key != run.head.blob and int(key.rpartition("-")[2]) < run.ours.epoch:
                 log.info("snapshot.orphan", run=run.run_id, blob=key)
                 await self.blobs.delete(key)
 

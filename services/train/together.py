@@ -10,15 +10,16 @@ import structlog
 from events import catalog, metrics, names, trace
 from events.failure import Failure, ServerError
 from events.order import Entry
-from services.train.engine import PassResult, PassWork, WorkError
-from services.train.held import HeldRun
+from services.train.commands import Compute
+from services.train.engine import PassResult, PassWork, TrainEngine, WorkError
+from services.train.held import HeldRun, loop_time
 from services.train.results import Done, failure_of, passed
 
 log = structlog.get_logger(__name__)
 
 RunPasses = Callable[[list[PassWork]], Awaitable[list[PassResult]]]
 """Computes works in shared passes. Raises WorkError, with nothing changed, for the first that is at fault."""
-Record = Callable[[HeldRun, Entry, Done | Failure], Awaitable[None]]
+Record = Callable[[HeldRun, Entry, Done | Failure], None]
 """Takes what a command came to."""
 
 
@@ -34,6 +35,32 @@ class Job:
     """Nanoseconds since 1970."""
 
 
+@dataclass(slots=True)
+class Passes:
+    """Computes works on the engine, and counts them."""
+
+    engine: TrainEngine
+    compute: Compute
+    base: str
+    deterministic: bool
+    """A row of a product depends bitwise on its company: one command, one pass."""
+
+    async def run(self, work: list[PassWork]) -> list[PassResult]:
+        if not self.deterministic:
+            return await self._run(work)
+        return [result for one in work for result in await self._run([one])]
+
+    async def _run(self, work: list[PassWork]) -> list[PassResult]:
+        began = loop_time()
+        results: list[PassResult] = await self.compute(self.engine.run_passes, work)
+        metrics.passed(self.base, len({id(one.run) for one in work}), loop_time() - began)
+        for one in work:
+            metrics.worked(catalog.FORWARD_BACKWARD, loop_time() - began)
+            counter = metrics.FORWARD_TOKENS if one.forward_only else metrics.TRAINED_TOKENS
+            counter.labels(self.base).inc(sum(len(datum.tokens) for datum in one.data))
+        return results
+
+
 async def train_together(jobs: list[Job], run_passes: RunPasses, record: Record) -> None:
     """Compute all jobs, as few passes as may be; every job is recorded, well or failed."""
     while jobs:
@@ -42,7 +69,7 @@ async def train_together(jobs: list[Job], run_passes: RunPasses, record: Record)
                 results = await run_passes([job.work for job in jobs])
         except WorkError as error:
             job = jobs.pop(error.work)
-            await record(job.run, job.entry, failure_of(error))
+            record(job.run, job.entry, failure_of(error))
         except Exception as error:
             log.error("pass.failed", jobs=len(jobs), exc_info=error)
             await _train_apart(jobs, run_passes, record, error)
@@ -50,7 +77,7 @@ async def train_together(jobs: list[Job], run_passes: RunPasses, record: Record)
         else:
             for job, result in zip(jobs, results, strict=True):
                 with _in_hand(job):
-                    await record(job.run, job.entry, passed(job.run, job.entry, job.work, result))
+                    record(job.run, job.entry, passed(job.run, job.entry, job.work, result))
             return
 
 
@@ -82,7 +109,7 @@ async def _train_apart(jobs: list[Job], run_passes: RunPasses, record: Record, e
     """Find the job that broke a shared pass by giving each a pass of its own."""
     if len(jobs) == 1:
         failure = ServerError(f"the pass failed: {error}").failure
-        await record(jobs[0].run, jobs[0].entry, failure)
+        record(jobs[0].run, jobs[0].entry, failure)
         return
     for job in jobs:
         await train_together([job], run_passes, record)

@@ -9,7 +9,7 @@ step: that is what a pause (SIGSTOP) or a long pass amounts to. What each step s
   a take-over and protect nothing.
 - `recovers`: under the new lease the trainer reads the head, its blob and the recorded results
   (`RunHolder.resolved`). A head at a number without a result is that of a load, which gets its result now.
-- `applies`: a turn of `TrainWorker`: compute what has no result, replay what has one, skip what failed. The
+- `applies`: `Turns.take`: compute what has no result, replay what has one, skip what failed. The
   outcome waits in memory to be written.
 - `writes result`, `writes checkpoint entry`, `writes tombstone`, `writes head`: `RunHolder.write` under the
   fence. Before it, `stores the checkpoint` is the blob of `Exports.save`, `judges` the end of a gap's patience.

@@ -124,7 +124,7 @@ class Trainer:
     def snapshot(self) -> None:
         """Head, then the purge of what it contains; refusals get a result before they leave with the log."""
         number = self.run.applied - 1
-        due = number > self.run.head.number and self.run.settled() and self.memory is not None
+        due = number > self.run.head.number and self.run.settled(number) and self.memory is not None
         if self.epoch is None or self.run.stale or not due:
             return
         if self.epoch != self.stream.epoch:
@@ -201,7 +201,7 @@ class World:
         trainer = self.trainers[0]
         for _ in range(2 * NUMBERS):
             trainer.works(3)
-        assert trainer.run.settled() and not trainer.run.has_work(0.0)
+        assert trainer.run.settled(trainer.run.applied - 1) and not trainer.run.has_work(0.0)
 
 
 OFTEN = ("works", "works", "turn", "land", "snapshot", "hand_over")

@@ -43,7 +43,7 @@ async def spans_of(collector: Collector, *jobs: Job) -> tuple[Seen, list[Seen]]:
     async def run_passes(work: list[PassWork]) -> list[PassResult]:
         return [PassResult([], {"loss:sum": 0.0}) for _ in work]
 
-    async def record(run: HeldRun, entry: Entry, done: Done | Failure) -> None:
+    def record(run: HeldRun, entry: Entry, done: Done | Failure) -> None:
         assert isinstance(done, Done)
 
     async with traced("train"):

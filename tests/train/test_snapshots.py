@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -318,21 +319,23 @@ async def test_a_command_that_ends_its_trainer_each_time_fails_alone(
     await lab.lesson(neighbour, 1, 2)
     died = asyncio.Event()
 
-    async def die_in_it(worker: Any) -> None:
-        async def run_passes_of(work: Any) -> Any:
+    def die_in_it(worker: Any) -> None:
+        run = worker._passes.run
+
+        async def run_until_death(work: Any) -> Any:
             if any(len(one.data) == 3 for one in work):
                 died.set()
                 await asyncio.Event().wait()
-            return await type(worker)._run_passes(worker, work)
+            return await run(work)
 
-        worker._run_passes = run_passes_of
+        worker._passes = SimpleNamespace(run=run_until_death)
 
     deaths = 0
     for life in range(1, 10):
         died.clear()
         replica = f"{lab.base}-{life}"
         async with lab.worker(replica=replica, **NEVER) as worker:
-            await die_in_it(worker)
+            die_in_it(worker)
             ending = asyncio.create_task(lab.end(deadly, 3))
             dying = asyncio.create_task(died.wait())
             await asyncio.wait({ending, dying}, return_when=asyncio.FIRST_COMPLETED)
