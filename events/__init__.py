@@ -4,7 +4,10 @@ catalog.py     every command and fact: type, payload, result, subject
 names.py       the only maker of subjects, keys, stream and folder names
 envelope.py    CloudEvents 1.0 and their NATS binding
 failure.py     what went wrong, and whose fault it is
-bus.py         the connection: append, read back, pull, listen
+connection.py  the connection: it comes back by itself, and what is said on it unstored
+reads.py       reading streams back
+bus.py         the same connection with all of JetStream: streams, consumers, append, purge
+retry.py       what counts as no answer, and trying again
 streams.py     which streams there are and what each promises
 pull.py        continuous pull from a consumer
 runlog.py      a training run as a log: commands in, read back in order

@@ -11,8 +11,9 @@ from cloudevents.core.v1.event import CloudEvent
 from pydantic import BaseModel, ConfigDict
 
 from events import catalog, envelope, names
-from events.bus import Bus, Stored
+from events.bus import Bus
 from events.failure import Conflict, NotFound
+from events.reads import Stored
 from events.records import EVERYONE, LoraShape, ModelRecord, PublishedRecord, Records, RunRecord
 from rekindle.types import InvalidField, TinkerPath
 from rekindle.types.paths import Kind

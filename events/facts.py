@@ -5,7 +5,8 @@ from typing import Any
 from cloudevents.core.v1.event import CloudEvent
 
 from events import catalog, envelope, names
-from events.bus import Bus, again_when_unavailable
+from events.bus import Bus
+from events.retry import again_when_unavailable
 
 
 def make_fact(

@@ -14,9 +14,11 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from events import catalog, claims, envelope, names
 from events.blobs import Blobs
-from events.bus import Bus, Stored, again_when_unavailable
+from events.bus import Bus
 from events.failure import BusUnavailable, Conflict, RekindleError, StreamFull
 from events.order import Entry
+from events.reads import Stored
+from events.retry import again_when_unavailable
 
 WRITE_SECONDS = 60.0
 """How long a result that cannot be written is tried again."""

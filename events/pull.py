@@ -17,7 +17,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from events import envelope
-from events.bus import SILENCE, Bus
+from events.bus import Bus
+from events.retry import SILENCE
 
 EXPIRES = 30.0
 """Seconds that a request for messages stays open at the server."""

@@ -12,8 +12,9 @@ from cachetools import LRUCache
 from pydantic import BaseModel, ConfigDict
 
 from events import catalog, envelope, names
-from events.bus import Bus, Stored
+from events.bus import Bus
 from events.failure import Conflict, Failure, NotFound
+from events.reads import Stored
 from events.streams import RECORDS
 from rekindle.types import TinkerPath
 from rekindle.types.datasets import Compression, DatasetVersion, Format

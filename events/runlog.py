@@ -12,12 +12,13 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from events import catalog, claims, envelope, names
 from events.blobs import Blobs
-from events.bus import Bus, again_when_unavailable, until_available
+from events.bus import Bus
 from events.failure import Conflict, Failure
 from events.lease import Head
 from events.order import Entry
 from events.pull import ConsumerGone, Delivery, Puller
 from events.records import RunRecord
+from events.retry import again_when_unavailable, until_available
 
 
 class RunLog:

@@ -16,8 +16,10 @@ from pydantic import BaseModel, ConfigDict
 
 from events import catalog, claims, envelope, names
 from events.blobs import Blobs
-from events.bus import Bus, Stored, again_when_unavailable
+from events.bus import Bus
 from events.failure import Conflict, Failure, StreamFull
+from events.reads import Stored
+from events.retry import again_when_unavailable
 from events.streams import RESULT_DAYS, RESULTS
 
 WHOLE = 0

@@ -15,8 +15,9 @@ import structlog
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from events import names
-from events.bus import Bus, until_available
+from events.bus import Bus
 from events.pull import Delivery, Puller
+from events.retry import until_available
 
 log = structlog.get_logger(__name__)
 

@@ -23,14 +23,12 @@ from dataclasses import dataclass, field
 import structlog
 from cloudevents.core.exceptions import BaseCloudEventException
 from cloudevents.core.v1.event import CloudEvent
-from tenacity import retry, retry_if_exception_type, wait_exponential_jitter
 
 from events import catalog, claims, envelope, facts, metrics, names, tasks, tenants, trace
 from events.activity import Activity
 from events.blobs import Blobs
-from events.bus import SILENCE, Bus, again_when_unavailable
+from events.bus import Bus
 from events.failure import (
-    BlobsUnavailable,
     BusUnavailable,
     CommandFailed,
     Failure,
@@ -40,6 +38,7 @@ from events.failure import (
     WorkerBroken,
 )
 from events.pull import Delivery
+from events.retry import SILENCE, again_when_stored, again_when_unavailable
 from events.shares import Room
 from events.streams import ATTEMPTS, DEAD, DEAD_DAYS, FACT_DAYS, RESULT_DAYS, RESULTS
 from events.tenants import TenantQueues
@@ -64,12 +63,6 @@ class Answer:
     content_type: str = envelope.JSON
     facts: list[CloudEvent] = field(default_factory=list)
 
-
-again_when_stored = retry(
-    retry=retry_if_exception_type(BlobsUnavailable), wait=wait_exponential_jitter(multiplier=0.1, max=5.0)
-)
-"""Tries again for as long as the blob store is away, and keeps the delivery: nobody else would fare better, and no
-command shall fail of it."""
 
 Handler = Callable[[CloudEvent, bytes], Awaitable[Answer | None]]
 """(command, data) → answer; None when nobody waits for one. Raises UserError, ServerError or anything."""

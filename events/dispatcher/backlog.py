@@ -14,8 +14,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from events import catalog, envelope, names, triggers
-from events.bus import Bus, Stored
+from events.bus import Bus
 from events.platform import ServiceSpec
+from events.reads import Stored
 from events.streams import CHECKPOINT, DATA, REWARD, SAMPLE
 
 TOKENS = "ce-tokens"

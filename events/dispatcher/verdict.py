@@ -12,11 +12,12 @@ from cloudevents.core.v1.event import CloudEvent
 
 from events import catalog, claims, envelope, names
 from events.blobs import Blobs
-from events.bus import Bus, Stored
+from events.bus import Bus
 from events.dispatcher.backlog import Backlog, queue_of
 from events.failure import Conflict, Failure
 from events.lease import LeaseLost, RunHolder
 from events.platform import ServiceSpec, Verdict
+from events.reads import Stored
 from events.shards import WHOLE
 from events.streams import RESULTS
 

@@ -5,10 +5,10 @@ import asyncio
 from fastapi import FastAPI
 
 from events.app import make_app
-from events.bus import until_available
 from events.edge import Edge
 from events.outside import Guard
 from events.records import EVERYONE, SandboxRecord
+from events.retry import until_available
 from events.serve import serve
 from rekindle.types.rewards import SandboxInfo
 from services.reward import api, graders

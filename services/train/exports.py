@@ -8,11 +8,11 @@ from cloudevents.core.v1.event import CloudEvent
 
 from events import catalog, facts, names
 from events.blobs import Blobs
-from events.bus import again_when_unavailable
 from events.checkpoints import CheckpointEntry, Checkpoints, entry_event
 from events.failure import NotFound, ServerError, UserError
 from events.lease import LeaseLost, RunHolder
 from events.records import Records, RunRecord
+from events.retry import again_when_unavailable
 from events.weights import LoadCommand, SaveCommand
 from services.model.base import BaseModel
 from services.train.run import TrainRun, load_state, save_state

@@ -11,8 +11,9 @@ import structlog
 
 from events import catalog, envelope, liveness, names
 from events.blobs import Blobs
-from events.bus import Bus, again_when_unavailable
+from events.bus import Bus
 from events.lease import Lease, RunHolder, read_head, read_lease
+from events.retry import again_when_unavailable
 from services.train.held import DEATHS_ALONE, HeldRun, loop_time
 from services.train.snapshots import Snapshots
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from events import names
-from events.bus import Bus, answering
+from events.bus import Bus
 from events.failure import BusUnavailable
 from events.lease import read_head, read_lease
+from events.retry import answering
 
 WORKERS = ("sample", "reward", "data", "checkpoint")
 

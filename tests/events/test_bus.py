@@ -8,9 +8,10 @@ import pytest
 from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 
 from events import envelope, streams
-from events.bus import Bus, parse_time
+from events.bus import Bus
 from events.failure import BusUnavailable, Conflict, StreamFull
 from events.pull import Puller
+from events.reads import parse_time
 from events.tasks import end
 from tests.events.nats_process import NatsProcess
 

@@ -11,7 +11,7 @@ import pytest
 
 from events import catalog, envelope, liveness, names
 from events.blobs import FolderBlobs
-from events.bus import Bus, Stored
+from events.bus import Bus
 from events.dispatcher import plan
 from events.dispatcher import service as service_module
 from events.dispatcher.backlog import DRIVEN_RUNS, DataBacklog, QueueBacklog, RunBacklog, queue_of
@@ -22,6 +22,7 @@ from events.failure import Failure, NotFound
 from events.futures import Futures
 from events.lease import RunHolder
 from events.platform import ServiceSpec, ServiceStatus, Verdict
+from events.reads import Stored
 from events.records import EVERYONE, LoraShape, Records, RunRecord, SamplerRecord, ServiceRecord
 from events.runlog import RunLog
 from events.streams import CHECKPOINT, DATA, SAMPLE

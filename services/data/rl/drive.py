@@ -6,10 +6,10 @@ command, in case who said it died before that.
 
 import structlog
 
-from events.bus import again_when_unavailable
 from events.edge import Edge
 from events.failure import BusUnavailable, GivenBack, NotFound, Overtaken
 from events.records import RlRunRecord
+from events.retry import again_when_unavailable
 from services.data.rl.create import begin
 from services.data.rl.driver import Driver, Superseded
 from services.data.rl.queue import FIRST, DriveCommand, queue_drive

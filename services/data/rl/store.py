@@ -14,8 +14,10 @@ from cloudevents.core.v1.event import CloudEvent
 from pydantic import BaseModel, ConfigDict
 
 from events import catalog, envelope, names
-from events.bus import Bus, Stored, again_when_unavailable
+from events.bus import Bus
 from events.failure import Conflict, NotFound, Overtaken
+from events.reads import Stored
+from events.retry import again_when_unavailable
 from events.streams import RL
 from rekindle.types.rl import MetricsRow
 from services.data.rl.state import State

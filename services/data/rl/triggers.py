@@ -15,12 +15,12 @@ from cloudevents.core.exceptions import BaseCloudEventException
 from cloudevents.core.v1.event import CloudEvent
 
 from events import catalog, claims, envelope, names, triggers
-from events.bus import until_available
 from events.edge import Edge
 from events.failure import NotFound
 from events.pull import Delivery, Puller
 from events.quotas import QuotaExceeded
 from events.records import TriggerRecord
+from events.retry import until_available
 from events.streams import FACTS
 from events.triggers import Trigger
 from rekindle.types import InvalidField
