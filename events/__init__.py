@@ -23,7 +23,9 @@ checkpoints.py which adapters exist, and where their files lie
 facts.py       news for anyone
 triggers.py    which facts triggers have not seen yet
 outside.py     which addresses are asked on behalf of a tenant
-worker.py      work queues: heartbeats, redelivery, dead letters
+queues.py      what a work queue is
+worker.py      work from a queue: budget, heartbeats, a handler
+outcomes.py    what becomes of it: results, redelivery, dead letters
 tenants.py     a queue's consumers, one for each tenant that has work
 shares.py      how a worker's budget is divided among tenants
 shards.py      a request cut into shards, and joined again

@@ -8,10 +8,11 @@ from events.app import make_app
 from events.checkpoints import CheckpointEntry
 from events.commands import ReleaseCommand
 from events.edge import Edge
+from events.queues import Answer, Queue
 from events.serve import serve
 from events.settings import EdgeSettings
 from events.streams import CHECKPOINT
-from events.worker import Answer, Queue, QueueWorker
+from events.worker import QueueWorker
 from services.checkpoint import api, catalogue
 from services.checkpoint.release import Release
 

@@ -19,9 +19,10 @@ from pydantic import TypeAdapter
 from events import catalog, claims, facts, names
 from events.edge import Edge
 from events.failure import NotFound, UserError
+from events.queues import Answer, Queue
 from events.records import UploadRecord
 from events.streams import DATA, RESULTS
-from events.worker import Answer, Queue, QueueWorker
+from events.worker import QueueWorker
 from rekindle.types.datasets import MAX_PARTS, DatasetVersion, DatasetVersions, Split
 from services.data import jail, rollouts
 from services.data.child import DeriveTask, IngestTask

@@ -16,10 +16,12 @@ from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import Bus
 from events.failure import Failure
+from events.outcomes import MAX_FAILURES
+from events.queues import Answer, Queue
 from events.scoring import SHARDING, ScoreShard
 from events.shards import ShardResult
 from events.streams import RESULTS, REWARD
-from events.worker import MAX_FAILURES, Answer, Queue, QueueWorker
+from events.worker import QueueWorker
 from rekindle.types.rewards import CHECKED, MAX_REASON, RegisterRequest, Score, ScoreResponse
 from services.reward import versions
 from services.reward.code.register import Registrar

@@ -15,9 +15,10 @@ from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import Bus
 from events.failure import NotFound, UserError, WorkerBroken
+from events.queues import Answer, Queue
 from events.sampling import SampleCommand, sequence_ids
 from events.streams import SAMPLE
-from events.worker import Answer, Queue, QueueWorker
+from events.worker import QueueWorker
 from rekindle.types import encode_sample_response
 from rekindle.types.requests import SampleRequest
 from services.sample.engine import AdapterRef, Engine, EngineError, SampleResult, SampleTask, StopRule

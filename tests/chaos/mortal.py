@@ -68,8 +68,8 @@ POINTS = {
     "between head and purge": Point(SNAPSHOTS, "Snapshots.purge", "before"),
     "after the purge": Point(SNAPSHOTS, "Snapshots.purge", "after"),
     "before the work": Point("events.worker", "QueueWorker._handle", "before"),
-    "between work and answer": Point("events.worker", "QueueWorker._succeeded", "before"),
-    "between answer and acknowledgement": Point("events.worker", "QueueWorker._settle", "before"),
+    "between work and answer": Point("events.outcomes", "Outcomes.succeeded", "before"),
+    "between answer and acknowledgement": Point("events.outcomes", "Outcomes.settle", "before"),
 }
 
 

@@ -17,9 +17,10 @@ from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.dispatcher.backlog import QueueBacklog, QueuePlace
 from events.envelope import CloudEvent
+from events.queues import Answer, Queue
 from events.tasks import end
 from events.tenants import TenantQueues
-from events.worker import Answer, Queue, QueueWorker
+from events.worker import QueueWorker
 
 
 @dataclass

@@ -11,7 +11,7 @@ from nats.errors import ConnectionClosedError
 from structlog.testing import capture_logs
 from tenacity import wait_none
 
-from events import catalog, envelope, names, streams, worker
+from events import catalog, envelope, names, outcomes, streams, worker
 from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.claims import CLAIM_BYTES, COMMAND_DAYS, data_of, lend
@@ -26,8 +26,10 @@ from events.failure import (
     UserError,
     WorkerBroken,
 )
+from events.outcomes import Outcomes
+from events.queues import Answer, Queue
 from events.tasks import end
-from events.worker import Answer, Queue, QueueWorker
+from events.worker import QueueWorker
 from tests.events.nats_process import NatsProcess
 
 TENANT = "local"
@@ -268,7 +270,7 @@ async def test_what_cannot_succeed_later_is_not_tried_again(shop: Shop, error: E
 async def test_a_command_that_kills_its_workers_fails_after_five_deaths(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "MAX_DEATHS", 2)
+    monkeypatch.setattr(outcomes, "MAX_DEATHS", 2)
     begun = 0
 
     async def die(number: int, data: bytes) -> Answer:
@@ -335,7 +337,7 @@ async def test_a_blob_store_that_is_away_is_waited_for(shop: Shop, monkeypatch: 
     with monkeypatch.context() as patch:
         for name in away:
             patch.setattr(shop.blobs, name, absent(name, getattr(shop.blobs, name)))
-        patch.setattr(worker.QueueWorker._handle.retry, "wait", wait_none())  # type: ignore[attr-defined]
+        patch.setattr(QueueWorker._handle.retry, "wait", wait_none())  # type: ignore[attr-defined]
         async with shop.worker(echo, budget=10**6):
             await shop.empty()
     assert await shop.answer(1) == b"1 " + large
@@ -460,8 +462,8 @@ async def test_a_worker_holds_no_more_of_those_that_wait_outside_than_it_has_pla
 async def test_a_lasting_command_may_be_given_back_any_number_of_times(
     lasting: Shop, reason: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "MAX_DEATHS", 1)
-    monkeypatch.setattr(worker, "MAX_FAILURES", 1)
+    monkeypatch.setattr(outcomes, "MAX_DEATHS", 1)
+    monkeypatch.setattr(outcomes, "MAX_FAILURES", 1)
     begun = 0
 
     async def handle(number: int, data: bytes) -> Answer:
@@ -534,7 +536,7 @@ async def test_a_redelivery_whose_result_stands_is_not_computed_again(shop: Shop
         calls += 1
         return Answer(b"once")
 
-    ack = QueueWorker._succeeded
+    ack = Outcomes.succeeded
 
     async def forget_to_acknowledge(self: Any, delivery: Any, event: Any, answer: Any) -> None:
         if delivery.delivered == 1:
@@ -543,7 +545,7 @@ async def test_a_redelivery_whose_result_stands_is_not_computed_again(shop: Shop
             await ack(self, delivery, event, answer)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(QueueWorker, "_succeeded", forget_to_acknowledge)
+        patch.setattr(Outcomes, "succeeded", forget_to_acknowledge)
         async with shop.worker(count):
             await shop.submit(1)
             await shop.empty()

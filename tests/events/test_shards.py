@@ -13,10 +13,11 @@ from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.failure import Failure, UserError
 from events.futures import Futures, Gone, Result
+from events.queues import Answer, Handler, Queue
 from events.records import Records
 from events.shards import AnotherRequest, Sharding, ShardResult, digest_of
 from events.streams import RESULTS, REWARD
-from events.worker import Answer, Handler, Queue, QueueWorker
+from events.worker import QueueWorker
 
 SCORING = Sharding("reward", names.reward_subject, catalog.SCORE)
 

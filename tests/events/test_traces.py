@@ -18,9 +18,10 @@ from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.failure import UserError
 from events.observe import traced
+from events.queues import Answer, Queue
 from events.settings import EdgeSettings
 from events.tasks import end
-from events.worker import Answer, Queue, QueueWorker
+from events.worker import QueueWorker
 from tests.events.collector import Collector, Seen, collecting
 
 CALLER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

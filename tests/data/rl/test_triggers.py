@@ -217,7 +217,7 @@ async def test_who_dies_between_a_start_and_its_record_starts_the_same_run_again
 async def test_a_firing_that_the_server_fails_at_is_written_down(
     town: Town, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.worker.MAX_FAILURES", 1)
+    monkeypatch.setattr("events.outcomes.MAX_FAILURES", 1)
     town.refusal = RuntimeError("a bug")
     await starting(town, name)
     await town.say(uploaded(name), name)
