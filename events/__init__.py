@@ -1,62 +1,63 @@
 """The arrows of Rekindle: how services hand each other work and news.
 
-catalog.py     every command and fact: type, payload, result, subject
-names.py       the only maker of subjects, keys, stream and folder names
-envelope.py    CloudEvents 1.0 and their NATS binding
-failure.py     what went wrong, and whose fault it is
-connection.py  the connection: it comes back by itself, and what is said on it unstored
-reads.py       reading streams back
-bus.py         the same connection with all of JetStream: streams, consumers, append, purge
-retry.py       what counts as no answer, and trying again
-streams.py     which streams there are and what each promises
-pull.py        continuous pull from a consumer
-runlog.py      a training run as a log: commands in, read back in order
-lease.py       who may write a run's results, and from where its log is replayed
-liveness.py    which replicas live
-order.py       the order of a run's commands, a pure function
-commands.py    commands as edges make them
-sampling.py    what a sampling command carries, and how it is queued
-grading.py     what every edge checks of a grader
-scoring.py     what a scoring command carries, and how it is queued
-weights.py     what saving and loading weights carries
-checkpoints.py which adapters exist, and where their files lie
-facts.py       news for anyone
-triggers.py    which facts triggers have not seen yet
-outside.py     which addresses are asked on behalf of a tenant
-queues.py      what a work queue is
-worker.py      work from a queue: budget, heartbeats, a handler
-outcomes.py    what becomes of it: results, redelivery, dead letters
-tenants.py     a queue's consumers, one for each tenant that has work
-shares.py      how a worker's budget is divided among tenants
-shards.py      a request cut into shards, and joined again
-futures.py     from a request id to its one result
-records.py     small named facts of the world: sessions, runs, samplers, models
-blobs.py       what is too large for an event
-s3_blobs.py    the same in a bucket of S3
-s3_answers.py  what that says when it does not do as asked
-blob_cache.py  local copies of what lies there
-range_file.py  a file of it, read in place
-model_files.py a base model's files: a folder, the hub, or a bucket
-stored_file.py an answer that is a file from there
-claims.py      how long such a payload lasts
-edge.py        what every HTTP edge shares
-keys.py        who holds which API key
-admission.py   who may come in at an edge, and as whom
-quotas.py      what a tenant may have at once
-app.py         a service's application
-serve.py       an application as a process
-activity.py    whether a replica shall take work, and whether it has some
-activation.py  the request that a replica works under, as an event
-activate.py    its HTTP side
-platform.py    how the services fare, by who runs them
-knative.py     the same, by the records of a Knative cluster
-notify.py      what a process tells its parent
-settings.py    what every service is told by its environment
-trace.py       which trace the work at hand belongs to
-logs.py        structured logging
-metrics.py     what is counted
-scrape.py      where metrics are read, and a process is asked for its life
-otel.py        spans to a collector
-observe.py     metrics and spans of a process, where they are wanted
-tasks.py       several tasks as one, and ending them for good
+catalog.py      every command and fact: type, payload, result, subject
+names.py        the only maker of subjects, keys, stream and folder names
+envelope.py     CloudEvents 1.0 and their NATS binding
+failure.py      what went wrong, and whose fault it is
+connection.py   the connection: it comes back by itself, and what is said on it unstored
+reads.py        reading streams back
+bus.py          the same connection with all of JetStream: streams, consumers, append, purge
+retry.py        what counts as no answer, and trying again
+streams.py      which streams there are and what each promises
+pull.py         continuous pull from a consumer
+runlog.py       a training run as a log: commands in, read back in order
+lease.py        who may write a run's results, and from where its log is replayed
+liveness.py     which replicas live
+order.py        the order of a run's commands, a pure function
+commands.py     commands as edges make them
+sampling.py     what a sampling command carries, and how it is queued
+grading.py      what every edge checks of a grader
+scoring.py      what a scoring command carries, and how it is queued
+weights.py      what saving and loading weights carries
+checkpoints.py  which adapters exist, and where their files lie
+facts.py        news for anyone
+triggers.py     which facts triggers have not seen yet
+outside.py      which addresses are asked on behalf of a tenant
+queues.py       what a work queue is
+worker.py       work from a queue: budget, heartbeats, a handler
+outcomes.py     what becomes of it: results, redelivery, dead letters
+tenants.py      a queue's consumers, one for each tenant that has work
+shares.py       how a worker's budget is divided among tenants
+shards.py       a request cut into shards, and joined again
+futures.py      from a request id to its one result
+records.py      small named facts of the world: sessions, runs, samplers, models
+record_store.py reads and writes them
+blobs.py        what is too large for an event
+s3_blobs.py     the same in a bucket of S3
+s3_answers.py   what that says when it does not do as asked
+blob_cache.py   local copies of what lies there
+range_file.py   a file of it, read in place
+model_files.py  a base model's files: a folder, the hub, or a bucket
+stored_file.py  an answer that is a file from there
+claims.py       how long such a payload lasts
+edge.py         what every HTTP edge shares
+keys.py         who holds which API key
+admission.py    who may come in at an edge, and as whom
+quotas.py       what a tenant may have at once
+app.py          a service's application
+serve.py        an application as a process
+activity.py     whether a replica shall take work, and whether it has some
+activation.py   the request that a replica works under, as an event
+activate.py     its HTTP side
+platform.py     how the services fare, by who runs them
+knative.py      the same, by the records of a Knative cluster
+notify.py       what a process tells its parent
+settings.py     what every service is told by its environment
+trace.py        which trace the work at hand belongs to
+logs.py         structured logging
+metrics.py      what is counted
+scrape.py       where metrics are read, and a process is asked for its life
+otel.py         spans to a collector
+observe.py      metrics and spans of a process, where they are wanted
+tasks.py        several tasks as one, and ending them for good
 """

@@ -14,7 +14,8 @@ from events import catalog, envelope, names
 from events.bus import Bus
 from events.failure import Conflict, NotFound
 from events.reads import Stored
-from events.records import EVERYONE, LoraShape, ModelRecord, PublishedRecord, Records, RunRecord
+from events.record_store import Records
+from events.records import EVERYONE, LoraShape, ModelRecord, PublishedRecord, RunRecord
 from rekindle.types import InvalidField, TinkerPath
 from rekindle.types.paths import Kind
 

@@ -29,7 +29,7 @@ from events.checkpoints import Checkpoints
 from events.failure import BusUnavailable, NotFound, StreamFull
 from events.futures import Futures, Gone
 from events.quotas import RETRY_SECONDS, QuotaExceeded, Quotas
-from events.records import Records
+from events.record_store import Records
 from events.runlog import RunLog
 from events.settings import EdgeSettings
 from rekindle.types import InvalidField

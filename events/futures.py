@@ -18,7 +18,8 @@ from events.blobs import Blobs
 from events.bus import Bus
 from events.failure import Failure, NotFound, RekindleError
 from events.lease import read_head
-from events.records import EVERYONE, Records, RunRecord, SamplerRecord, ServiceRecord
+from events.record_store import Records
+from events.records import EVERYONE, RunRecord, SamplerRecord, ServiceRecord
 from events.streams import DATA, RESULTS, SAMPLE
 
 LATER_LOOKED_AT = 16

@@ -18,7 +18,8 @@ from events.dispatcher.service import ActivatedService
 from events.dispatcher.verdict import awaited, fail_waiting
 from events.failure import BusError
 from events.platform import Platform, ServiceStatus
-from events.records import EVERYONE, KINDS, Records, ServiceRecord
+from events.record_store import Records
+from events.records import EVERYONE, KINDS, ServiceRecord
 from events.streams import RECORDS
 from rekindle.types.requests import ServiceInfo
 

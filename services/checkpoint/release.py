@@ -18,7 +18,8 @@ from events.checkpoints import Checkpoints
 from events.commands import ReleaseCommand
 from events.failure import Conflict, NotFound
 from events.lease import RunHolder
-from events.records import Records, RunRecord, SamplerRecord, SessionRecord
+from events.record_store import Records
+from events.records import RunRecord, SamplerRecord, SessionRecord
 from events.streams import RESULTS, SAMPLE
 
 log = structlog.get_logger(__name__)

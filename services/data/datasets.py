@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from events.failure import NotFound, UserError
-from events.records import DatasetRecord, Records, StoredVersion
+from events.record_store import Records
+from events.records import DatasetRecord, StoredVersion
 from rekindle.types import InvalidField
 from rekindle.types.datasets import DatasetVersion, Format
 from services.data.summary import Summary

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 
 from events.failure import NotFound
-from events.records import FunctionRecord, FunctionSource, Records
+from events.record_store import Records
+from events.records import FunctionRecord, FunctionSource
 from rekindle.types.rewards import FunctionInfo
 
 REMEMBERED = 64

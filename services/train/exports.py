@@ -11,7 +11,8 @@ from events.blobs import Blobs
 from events.checkpoints import CheckpointEntry, Checkpoints, entry_event
 from events.failure import NotFound, ServerError, UserError
 from events.lease import LeaseLost, RunHolder
-from events.records import Records, RunRecord
+from events.record_store import Records
+from events.records import RunRecord
 from events.retry import again_when_unavailable
 from events.weights import LoadCommand, SaveCommand
 from services.model.base import BaseModel

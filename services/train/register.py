@@ -9,7 +9,8 @@ from typing import Any
 
 from events import logs, model_files
 from events.bus import Bus
-from events.records import EVERYONE, ModelRecord, Records
+from events.record_store import Records
+from events.records import EVERYONE, ModelRecord
 from services.model.base import describe
 from services.train.settings import TrainSettings
 

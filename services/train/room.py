@@ -13,7 +13,8 @@ import psutil
 import torch
 
 from events.failure import NotFound
-from events.records import Records, RunRecord
+from events.record_store import Records
+from events.records import RunRecord
 from services.model.base import BaseModel
 from services.model.lora import LoraSpec
 from services.train.held import HeldRun

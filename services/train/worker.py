@@ -20,7 +20,7 @@ from events.blobs import Blobs
 from events.bus import Bus
 from events.checkpoints import Checkpoints
 from events.failure import RekindleError
-from events.records import Records
+from events.record_store import Records
 from events.runlog import LogReader
 from services.train.commands import Commands
 from services.train.engine import TrainEngine

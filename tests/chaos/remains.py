@@ -16,7 +16,8 @@ from events import names
 from events.bus import Bus
 from events.checkpoints import Checkpoints
 from events.lease import read_head
-from events.records import Records, RunRecord, SamplerRecord
+from events.record_store import Records
+from events.records import RunRecord, SamplerRecord
 from services.local import nats_server
 from tests.stack import Stack
 

@@ -10,7 +10,7 @@ import pytest
 from events.bus import Bus
 from events.checkpoints import CheckpointEntry, Checkpoints
 from events.failure import NotFound
-from events.records import Records
+from events.record_store import Records
 from rekindle.types import TinkerPath
 from services.local import nats_server
 from tests.e2e.conftest import connected

@@ -10,7 +10,8 @@ import pytest
 from events import catalog, claims, facts
 from events.blobs import FolderBlobs
 from events.bus import Bus
-from events.records import LoraShape, Records, RunRecord
+from events.record_store import Records
+from events.records import LoraShape, RunRecord
 from events.streams import FACT_DAYS, FACTS
 from tests.data.files import ROWS, jsonl
 from tests.data.lab import Failed, Json, Lab

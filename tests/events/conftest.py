@@ -8,7 +8,7 @@ import pytest
 
 from events.blobs import FolderBlobs
 from events.bus import Bus
-from events.records import Records
+from events.record_store import Records
 from tests.events.nats_process import NatsProcess
 from tests.s3_server import Bucket, running_bucket
 

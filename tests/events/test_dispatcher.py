@@ -23,7 +23,8 @@ from events.futures import Futures
 from events.lease import RunHolder
 from events.platform import ServiceSpec, ServiceStatus, Verdict
 from events.reads import Stored
-from events.records import EVERYONE, LoraShape, Records, RunRecord, SamplerRecord, ServiceRecord
+from events.record_store import Records
+from events.records import EVERYONE, LoraShape, RunRecord, SamplerRecord, ServiceRecord
 from events.runlog import RunLog
 from events.streams import CHECKPOINT, DATA, SAMPLE
 from events.tasks import end

@@ -13,7 +13,8 @@ from events.claims import CLAIM_BYTES, keep
 from events.failure import Conflict, Failure, NotFound
 from events.futures import Futures, Gone, Result
 from events.lease import RunHolder
-from events.records import LoraShape, Records, RunRecord, SamplerRecord
+from events.record_store import Records
+from events.records import LoraShape, RunRecord, SamplerRecord
 from events.runlog import RunLog, released
 from events.tasks import end
 from tests.events.nats_process import NatsProcess

@@ -8,7 +8,8 @@ import pytest
 from events import names, streams
 from events.bus import Bus
 from events.failure import NotFound
-from events.records import LoraShape, ModelRecord, Records, RunRecord, SessionRecord
+from events.record_store import Records
+from events.records import LoraShape, ModelRecord, RunRecord, SessionRecord
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 

@@ -14,7 +14,7 @@ from events.bus import Bus
 from events.failure import Failure, UserError
 from events.futures import Futures, Gone, Result
 from events.queues import Answer, Handler, Queue
-from events.records import Records
+from events.record_store import Records
 from events.shards import AnotherRequest, Sharding, ShardResult, digest_of
 from events.streams import RESULTS, REWARD
 from events.worker import QueueWorker

@@ -11,7 +11,7 @@ from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.failure import ServerError
 from events.futures import Futures, Result
-from events.records import Records
+from events.record_store import Records
 from events.scoring import SHARDING, cut
 from events.shards import WHOLE
 from events.streams import FACTS

@@ -11,7 +11,7 @@ import pytest
 from events import catalog
 from events.bus import Bus
 from events.failure import NotFound
-from events.records import Records
+from events.record_store import Records
 from rekindle.types.rewards import FunctionInfo, RegisterResponse
 from services.reward.functions import Functions
 from tests.reward.rig import Rig, item, running_rig

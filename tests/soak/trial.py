@@ -30,7 +30,8 @@ import psutil
 
 from events import catalog, facts, names
 from events.bus import Bus
-from events.records import Records, ServiceRecord
+from events.record_store import Records
+from events.records import ServiceRecord
 from events.streams import ALIVE, CHECKPOINT, FACTS, SAMPLE
 from rekindle.types import ServiceInfo
 from services.local import nats_server

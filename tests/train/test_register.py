@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from events.bus import Bus
-from events.records import EVERYONE, ModelRecord, Records
+from events.record_store import Records
+from events.records import EVERYONE, ModelRecord
 from services.train.register import run
 from services.train.settings import TrainSettings
 from tests.events.nats_process import NatsProcess

@@ -17,7 +17,8 @@ from events.bus import Bus
 from events.checkpoints import CheckpointEntry, Checkpoints
 from events.failure import Failure
 from events.futures import Futures, Result
-from events.records import LoraShape, Records, RunRecord
+from events.record_store import Records
+from events.records import LoraShape, RunRecord
 from events.runlog import RunLog
 from events.weights import LoadCommand, SaveCommand
 from rekindle.types.datums import Datum, ForwardBackwardRequest, encode_forward_backward

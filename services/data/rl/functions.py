@@ -1,7 +1,8 @@
 """Which version of a user's reward function a run means: the newest when the run begins, all through it."""
 
 from events.failure import NotFound
-from events.records import FunctionRecord, Records
+from events.record_store import Records
+from events.records import FunctionRecord
 from rekindle.types import InvalidField
 from rekindle.types.rewards import Component, Function, FunctionInfo, Grader, Weighted
 

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from events.bus import Bus
-from events.records import EVERYONE, ModelRecord, Records
+from events.record_store import Records
+from events.records import EVERYONE, ModelRecord
 from tests.data.lab import Lab, wait_until
 
 Json = dict[str, Any]
