@@ -1,7 +1,9 @@
 """The arrows of Rekindle: how services hand each other work and news.
 
 catalog.py      every command and fact: type, payload, result, subject
-names.py        the only maker of subjects, keys, stream and folder names
+ids.py          identifiers that clients see
+names.py        the only maker of subjects, stream, consumer and service names
+blob_keys.py    the only maker of keys of the blob store
 envelope.py     CloudEvents 1.0 and their NATS binding
 failure.py      what went wrong, and whose fault it is
 connection.py   the connection: it comes back by itself, and what is said on it unstored

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from cloudevents.core.v1.event import CloudEvent
 from pydantic import BaseModel, ConfigDict
 
-from events import catalog, envelope, names
+from events import blob_keys, catalog, envelope, names
 from events.blobs import Blobs
 from events.bus import Bus
 
@@ -38,7 +38,7 @@ async def keep(blobs: Blobs, base: str, tenant: str, run_id: str, event: CloudEv
     data = envelope.data_of(event)
     if len(data) <= CLAIM_BYTES:
         return event
-    return await _leave(blobs, names.run_claims(base, tenant, run_id), event, data)
+    return await _leave(blobs, blob_keys.run_claims(base, tenant, run_id), event, data)
 
 
 async def lend(bus: Bus, blobs: Blobs, tenant: str, event: CloudEvent, days: float) -> CloudEvent:
@@ -48,11 +48,11 @@ async def lend(bus: Bus, blobs: Blobs, tenant: str, event: CloudEvent, days: flo
         return event
     day = (datetime.now(UTC) + timedelta(days=days)).date() + timedelta(days=MARGIN_DAYS)
     await plan_expiry(bus, tenant, day)
-    return await _leave(blobs, names.claims_of_day(tenant, day), event, data)
+    return await _leave(blobs, blob_keys.claims_of_day(tenant, day), event, data)
 
 
 async def _leave(blobs: Blobs, folder: str, event: CloudEvent, data: bytes) -> CloudEvent:
-    key = f"{folder}/{names.claim_name(event.get_id(), hashlib.sha256(data).hexdigest())}"
+    key = f"{folder}/{blob_keys.claim_name(event.get_id(), hashlib.sha256(data).hexdigest())}"
     await blobs.put(key, data)
     return CloudEvent({**event.get_attributes(), "dataref": key}, b"")
 
@@ -95,4 +95,4 @@ async def expire(bus: Bus, blobs: Blobs, tenant: str, command: ExpireCommand) ->
     if command.day > datetime.now(UTC).date():
         await plan_expiry(bus, tenant, command.day)
     else:
-        await blobs.delete(names.claims_of_day(tenant, command.day))
+        await blobs.delete(blob_keys.claims_of_day(tenant, command.day))

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict
 
-from events import catalog, envelope, names
+from events import catalog, envelope, ids, names
 from events.edge import BodyTooLarge, Edge, M, number_field, parse, read_json, text_field
 from events.failure import NotFound
 from events.quotas import QuotaExceeded
@@ -21,7 +21,7 @@ MOST_AHEAD = 10_000
 
 def future(run_id: str, number: int) -> Answer:
     """The immediate answer to a training command."""
-    request_id = names.future_id(run_id, number)
+    request_id = ids.future_id(run_id, number)
     return UntypedFuture(request_id=request_id, model_id=run_id).model_dump(exclude_none=True)
 
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from cloudevents.core.v1.event import CloudEvent
 
-from events import catalog, claims, envelope, metrics, names
+from events import catalog, claims, envelope, ids, metrics, names
 from events.blobs import Blobs
 from events.bus import Bus
 from events.failure import Failure, NotFound, RekindleError
@@ -109,7 +109,7 @@ class Futures:
         Raises NotFound for an unknown training future, Gone for an unknown one of a work queue, ValueError for an
         id that is none.
         """
-        owner, number = names.split_future_id(request_id)
+        owner, number = ids.split_future_id(request_id)
         place = await self._place(tenant, owner, number)
         if isinstance(place, Failure):
             return place
@@ -193,7 +193,7 @@ class Futures:
 
     async def why_waiting(self, tenant: str, request_id: str, patience: float) -> str | None:
         """Which earlier number a command waits for, or which service to start; None when it waits for none."""
-        owner, number = names.split_future_id(request_id)
+        owner, number = ids.split_future_id(request_id)
         if ":train:" not in owner:
             return await self._why_service(tenant, owner)
         run = await self._records.get(RunRecord, tenant, owner)
@@ -204,7 +204,7 @@ class Futures:
         if ":sample:" in owner:
             sampler = await self._records.get(SamplerRecord, tenant, owner)
             return await self._word_of("sample", sampler.base)
-        return await self._word_of(names.QUEUES.get(owner.partition(":")[0], ""), None)
+        return await self._word_of(ids.QUEUES.get(owner.partition(":")[0], ""), None)
 
     async def _word_of(self, kind: str, base: str | None) -> str | None:
         """What the dispatcher says of a service."""

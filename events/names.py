@@ -1,4 +1,4 @@
-"""The only place that makes subjects, stream names, keys and blob folders.
+"""The only maker of subjects, and of the names of streams, consumers and services.
 
 Names from outside (models, paths, ids) contain `/`, `.` and `:`, which NATS and DNS do not take. A token is a
 readable slug of at most 30 characters plus 8 hex digits of the exact name's sha256; the exact name stands in
@@ -10,9 +10,9 @@ import re
 from datetime import date
 from functools import lru_cache
 
+from events.ids import QUEUES
+
 SLUG_LENGTH = 30
-QUEUES = {"score": "reward", "data": "data"}
-"""First part of a request's owner, `score:<hex>`, and the work queue that answers it."""
 
 
 @lru_cache(maxsize=4096)
@@ -272,93 +272,3 @@ def source(tenant: str, service: str) -> str:
 def tenant_of(source: str) -> str:
     """The tenant in an event's source; tenants have no slash in their names."""
     return source.split("/")[2]
-
-
-# Blobs.
-
-
-def claim_name(event_id: str, digest: str) -> str:
-    """Of a payload in its folder: it belongs to one event, so that it can go with it."""
-    return f"{token(event_id)}-{digest}"
-
-
-def claims_of_day(tenant: str, day: date) -> str:
-    """Folder of payloads that have all expired when the day begins."""
-    return f"{token(tenant)}/claims/{day}"
-
-
-def run_claims(base: str, tenant: str, run: str) -> str:
-    """Folder of payloads that a run's log refers to."""
-    return f"{run_folder(base, tenant, run)}/claims"
-
-
-def checkpoint_key(base: str, tenant: str, run: str, kind: str, name: str, epoch: int) -> str:
-    """A blob is written under the epoch of its writer and does not exist until a fenced record names it."""
-    return f"{run_folder(base, tenant, run)}/{kind}/{token(name)}/{epoch}"
-
-
-def run_folder(base: str, tenant: str, run: str) -> str:
-    return f"{token(tenant)}/{token(base)}/{id_token(run)}"
-
-
-def snapshots_key(base: str, tenant: str, run: str) -> str:
-    return f"{run_folder(base, tenant, run)}/snapshots"
-
-
-def snapshot_key(base: str, tenant: str, run: str, number: int, epoch: int) -> str:
-    """The state behind operation `number`, as the writer of that epoch knew it."""
-    return f"{snapshots_key(base, tenant, run)}/{number}-{epoch}"
-
-
-def upload_key(tenant: str, upload_id: str) -> str:
-    """Folder of the parts of an upload; each part lies there under its number."""
-    return f"{token(tenant)}/uploads/{upload_id}"
-
-
-def dataset_key(tenant: str, request_id: str, part: int) -> str:
-    """A version is written under the request that makes it, and does not exist until a record names it."""
-    return f"{token(tenant)}/datasets/{staging_name(request_id)}-{part}"
-
-
-def staging_name(request_id: str) -> str:
-    """Of the folder in which a request's files are made."""
-    owner, number = split_future_id(request_id)
-    return f"{id_token(owner)}-{number}"
-
-
-# Identifiers that clients see.
-
-
-def model_id(session: str, model_seq: int) -> str:
-    return f"{session}:train:{model_seq}"
-
-
-def score_id(idempotency_key: str) -> str:
-    """Derives from the client's key, so that a repeated POST finds the same request."""
-    return f"score:{hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]}"
-
-
-def data_id(hex_digits: str) -> str:
-    """Owner of the requests about one thing: an upload, a version to derive from, a file to collect."""
-    return f"data:{hex_digits}"
-
-
-def rl_id(hex_digits: str) -> str:
-    """Of a server-side RL run, and of its session."""
-    return f"rl-{hex_digits}"
-
-
-def sampler_id(session: str, sampler_seq: int) -> str:
-    return f"{session}:sample:{sampler_seq}"
-
-
-def future_id(owner: str, seq: int) -> str:
-    return f"{owner}:{seq}"
-
-
-def split_future_id(request_id: str) -> tuple[str, int]:
-    """`<owner>:<n>` → (owner, n). Raises ValueError for anything else."""
-    owner, _, number = request_id.rpartition(":")
-    if not owner or not number.isascii() or not number.isdigit():
-        raise ValueError(f"request_id: {request_id!r} is not an id of a future")
-    return owner, int(number)

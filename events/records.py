@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from events import names
+from events import ids
 from events.failure import Failure
 from rekindle.types import TinkerPath
 from rekindle.types.datasets import Compression, DatasetVersion, Format
@@ -176,7 +176,7 @@ class RlRunRecord(Record):
 
     @property
     def training_run(self) -> str:
-        return names.model_id(self.run_id, 0)
+        return ids.model_id(self.run_id, 0)
 
 
 class TriggerRecord(Record):

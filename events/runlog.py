@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from cloudevents.core.v1.event import CloudEvent
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from events import catalog, claims, envelope, names
+from events import catalog, claims, envelope, ids, names
 from events.blobs import Blobs
 from events.bus import Bus
 from events.failure import Conflict, Failure
@@ -40,7 +40,7 @@ class RunLog:
         """Append a command; if its number is taken, the entry that stands is the command."""
         event = envelope.make_event(
             type_,
-            id=names.future_id(run.run_id, number),
+            id=ids.future_id(run.run_id, number),
             tenant=tenant,
             service="gateway",
             subject=run.run_id,

@@ -6,7 +6,7 @@ same ones. Knows nothing of models, and nothing of who asks.
 
 from pydantic import BaseModel, ConfigDict
 
-from events import catalog, claims, envelope, names
+from events import catalog, claims, envelope, ids, names
 from events.blobs import Blobs
 from events.bus import Bus
 from events.checkpoints import Checkpoints
@@ -63,7 +63,7 @@ async def submit(bus: Bus, blobs: Blobs, command: SampleCommand) -> None:
         return
     event = envelope.make_event(
         catalog.SAMPLE,
-        id=names.future_id(sampler_id, number),
+        id=ids.future_id(sampler_id, number),
         tenant=tenant,
         service="gateway",
         subject=sampler_id,

@@ -6,7 +6,7 @@ Knows nothing of what graders do.
 from pydantic import BaseModel, ConfigDict, JsonValue
 from pydantic_core import to_json
 
-from events import catalog, names
+from events import catalog, ids, names
 from events.blobs import Blobs
 from events.bus import Bus
 from events.shards import Sharding, digest_of
@@ -59,6 +59,6 @@ async def submit(bus: Bus, blobs: Blobs, tenant: str, key: str, commands: list[b
     Repeated, it changes nothing. Raises AnotherRequest when the key stands for other content, StreamFull or
     BusUnavailable.
     """
-    request_id = names.score_id(key)
+    request_id = ids.score_id(key)
     await SHARDING.submit(bus, blobs, tenant, request_id, commands, digest=digest)
     return request_id

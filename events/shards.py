@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from cloudevents.core.v1.event import CloudEvent
 from pydantic import BaseModel, ConfigDict
 
-from events import catalog, claims, envelope, names
+from events import catalog, claims, envelope, ids, names
 from events.blobs import Blobs
 from events.bus import Bus
 from events.failure import Conflict, Failure, StreamFull
@@ -92,7 +92,7 @@ class Sharding:
     async def _append(
         self, bus: Bus, blobs: Blobs, tenant: str, request: str, shard: int, data: bytes
     ) -> None:
-        event = self._event(self.type, tenant, request, names.future_id(request, shard), data)
+        event = self._event(self.type, tenant, request, ids.future_id(request, shard), data)
         try:
             event = await claims.lend(bus, blobs, tenant, event, claims.COMMAND_DAYS)
             await bus.append(self.subject(tenant, request, shard), event, expect_last=0)
@@ -114,7 +114,7 @@ class Sharding:
         if None in stored:
             return  # they have just expired
         results = [await self._read(blobs, one) for one in stored if one is not None]
-        event = self._event(catalog.RESOLVED, tenant, request, names.future_id(request, WHOLE), join(results))
+        event = self._event(catalog.RESOLVED, tenant, request, ids.future_id(request, WHOLE), join(results))
         event = await claims.lend(bus, blobs, tenant, event, RESULT_DAYS)
         await bus.append_once(RESULTS, whole, event)
 

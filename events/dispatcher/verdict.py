@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import structlog
 from cloudevents.core.v1.event import CloudEvent
 
-from events import catalog, claims, envelope, names
+from events import catalog, claims, envelope, ids, names
 from events.blobs import Blobs
 from events.bus import Bus
 from events.dispatcher.backlog import Backlog, queue_of
@@ -51,7 +51,7 @@ async def _fail_queued(bus: Bus, blobs: Blobs, spec: ServiceSpec, command: Store
     """A command that nobody waits for stays: it is a promise to be kept later."""
     if not _has_future(command):
         return
-    owner, number = names.split_future_id(command.event.get_id())
+    owner, number = ids.split_future_id(command.event.get_id())
     tenant = names.tenant_of(command.event.get_source())
     failed = {number, WHOLE} if spec.kind == "reward" else {number}  # one shard lost, and the request is
     for one in failed:

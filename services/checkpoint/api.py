@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from events import catalog, names
+from events import catalog, ids
 from events.commands import (
     Answer,
     admit_run,
@@ -81,7 +81,7 @@ async def _open_sampler(
     edge: Edge, tenant: str, run: RunRecord, number: int, wanted: SaveWeightsForSamplerRequest
 ) -> str:
     """The sampler that this save opens; its weights exist once the future has resolved."""
-    sampler_id = names.sampler_id(run.session_id, wanted.sampling_session_seq_id or 0)
+    sampler_id = ids.sampler_id(run.session_id, wanted.sampling_session_seq_id or 0)
     record = SamplerRecord(
         sampler_id=sampler_id,
         session_id=run.session_id,
@@ -168,7 +168,7 @@ async def _load_new(edge: Edge, tenant: str, body: dict[str, Any]) -> Answer:
     """A new run whose base model and shape are the checkpoint's."""
     session, seq = text_field(body, "session_id"), number_field(body, "model_seq_id", least=0)
     await open_session(edge, tenant, session)
-    run_id = names.model_id(session, seq)
+    run_id = ids.model_id(session, seq)
     await admit_run(edge, tenant, run_id)
     record = RunRecord(
         run_id=run_id, session_id=session, base="", lora=LoraShape(rank=1, seed=0), created=datetime.now(UTC)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
-from events import claims, names
+from events import blob_keys, claims, names
 from events.blobs import Blobs
 from events.bus import Bus
 from events.checkpoints import Checkpoints
@@ -81,7 +81,7 @@ class Release:
         await RunHolder.take(self.bus, self.blobs, run.base, tenant, root)
 
     async def _drop_blobs(self, tenant: str, run: RunRecord, kept: set[str]) -> None:
-        folder = names.run_folder(run.base, tenant, run.run_id)
+        folder = blob_keys.run_folder(run.base, tenant, run.run_id)
         if not kept:
             await self.blobs.delete(folder)
             return

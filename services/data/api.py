@@ -9,7 +9,7 @@ from cloudevents.core.v1.event import CloudEvent
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 
-from events import catalog, names
+from events import blob_keys, catalog, ids, names
 from events.commands import admit_queued, living_run
 from events.edge import Edge, EdgeDep, TenantDep, failed, read
 from events.failure import BusUnavailable, NotFound
@@ -63,7 +63,7 @@ async def _admit_bytes(edge: Edge, tenant: str, size: int, upload_id: str | None
 
 async def _submit(edge: Edge, tenant: str, event: CloudEvent, size: int) -> Answer:
     """Queue a request to make versions of about that size. Raises QuotaExceeded, but not for one that was admitted."""
-    owner, number = names.split_future_id(event.get_id())
+    owner, number = ids.split_future_id(event.get_id())
     queued = await edge.bus.first(DATA, names.data_subject(tenant, owner, number))
     if queued is None and not await _last_attempt(edge, tenant, owner):
         await admit_queued(edge, tenant, DATA, names.DATA_FILTER)
@@ -73,7 +73,7 @@ async def _submit(edge: Edge, tenant: str, event: CloudEvent, size: int) -> Answ
 
 async def _check_not_ended(edge: Edge, tenant: str, record: UploadRecord) -> None:
     """Raises BusUnavailable for an upload that has its result and is about to go: nothing can be added to it."""
-    result = names.result_subject("data", tenant, names.data_id(record.upload_id), record.attempt)
+    result = names.result_subject("data", tenant, ids.data_id(record.upload_id), record.attempt)
     if record.attempt and await edge.bus.first(RESULTS, result) is not None:
         raise BusUnavailable("upload: what the one before has left is being removed; try again")
 
@@ -106,7 +106,7 @@ async def put_part(
             raise InvalidField("X-Part-SHA256", f"announced {x_part_sha256}, the part's is {found}")
     if not record.attempt:
         await _expire_later(edge, tenant, record)
-        await edge.blobs.put(f"{names.upload_key(tenant, record.upload_id)}/{number}", data)
+        await edge.blobs.put(f"{blob_keys.upload_key(tenant, record.upload_id)}/{number}", data)
         await _still_wanted(edge, tenant, record.upload_id)
     return {"part": number, "bytes": len(data)}
 
@@ -144,19 +144,19 @@ async def _still_wanted(edge: Edge, tenant: str, upload_id: str) -> None:
     try:
         await edge.records.get(UploadRecord, tenant, upload_id)
     except NotFound:
-        await edge.blobs.delete(names.upload_key(tenant, upload_id))
+        await edge.blobs.delete(blob_keys.upload_key(tenant, upload_id))
         raise
 
 
 @router.post("/datasets/uploads/{upload_id}/complete")
 async def complete(upload_id: str, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Make a version of an upload that has all its parts. Repeated, it gives the same future."""
-    owner = names.data_id(upload_id)
+    owner = ids.data_id(upload_id)
     try:
         record = await edge.records.get(UploadRecord, tenant, upload_id)
     except NotFound:
         if last := await _last_attempt(edge, tenant, owner):  # it was completed, and has ended
-            return commands.future(names.future_id(owner, last))
+            return commands.future(ids.future_id(owner, last))
         raise
     if not record.attempt:
         await admit_queued(edge, tenant, DATA, names.DATA_FILTER)
@@ -195,7 +195,7 @@ async def drop(upload_id: str, edge: EdgeDep, tenant: TenantDep) -> Response:
     if record.attempt:
         raise InvalidField("upload_id", "a version is being made of it already")
     await edge.records.delete(UploadRecord, tenant, upload_id)
-    await edge.blobs.delete(names.upload_key(tenant, record.upload_id))
+    await edge.blobs.delete(blob_keys.upload_key(tenant, record.upload_id))
     return Response(status_code=204)
 
 
@@ -211,13 +211,13 @@ async def _state(edge: Edge, tenant: str, record: UploadRecord) -> Answer:
 
 async def _parts(edge: Edge, tenant: str, upload_id: str) -> list[int]:
     """Numbers of the parts that are there, ascending."""
-    keys = await edge.blobs.under(names.upload_key(tenant, upload_id))
+    keys = await edge.blobs.under(blob_keys.upload_key(tenant, upload_id))
     return sorted(int(key.rpartition("/")[2]) for key in keys)
 
 
 async def _expire_later(edge: Edge, tenant: str, record: UploadRecord) -> None:
     """Have the stream itself call for its end when nothing more comes; each part puts that off."""
-    owner = names.data_id(record.upload_id)
+    owner = ids.data_id(record.upload_id)
     event = commands.make(catalog.EXPIRE_UPLOAD, tenant, owner, commands.EXPIRY, record.name, record)
     at = datetime.now(UTC) + timedelta(seconds=edge.settings.upload_seconds)
     await edge.bus.append_later(names.data_subject(tenant, owner, commands.EXPIRY), event, at)

@@ -11,7 +11,7 @@ import uuid
 from cloudevents.core.v1.event import CloudEvent
 from pydantic import BaseModel, ConfigDict
 
-from events import claims, envelope, names
+from events import claims, envelope, ids, names
 from events.edge import Edge
 from events.failure import Conflict
 from events.streams import RESULTS
@@ -56,19 +56,19 @@ def upload_id(tenant: str, wanted: CreateDatasetRequest) -> str:
 def new_owner(tenant: str, key: str | None) -> str:
     """Of a request with an idempotency key the tenant's same every time; without one, of its own."""
     if key is None:
-        return names.data_id(uuid.uuid4().hex)
-    return names.data_id(hashlib.sha256(f"request\0{tenant}\0{key}".encode()).hexdigest()[:32])
+        return ids.data_id(uuid.uuid4().hex)
+    return ids.data_id(hashlib.sha256(f"request\0{tenant}\0{key}".encode()).hexdigest()[:32])
 
 
 def blob_owner(blob: str) -> str:
     """Owner of the command that removes a blob: the same again is the same command."""
-    return names.data_id(hashlib.sha256(blob.encode()).hexdigest()[:32])
+    return ids.data_id(hashlib.sha256(blob.encode()).hexdigest()[:32])
 
 
 def make(type_: str, tenant: str, owner: str, number: int, name: str, payload: BaseModel) -> CloudEvent:
     return envelope.make_event(
         type_,
-        id=names.future_id(owner, number),
+        id=ids.future_id(owner, number),
         tenant=tenant,
         service="data",
         subject=name,
@@ -78,7 +78,7 @@ def make(type_: str, tenant: str, owner: str, number: int, name: str, payload: B
 
 async def submit(edge: Edge, tenant: str, event: CloudEvent) -> dict[str, object]:
     """Queue a command unless it is queued or has ended; the answer that names its future."""
-    owner, number = names.split_future_id(event.get_id())
+    owner, number = ids.split_future_id(event.get_id())
     if await edge.bus.first(RESULTS, names.result_subject("data", tenant, owner, number)) is not None:
         return future(event.get_id())
     event = await claims.lend(edge.bus, edge.blobs, tenant, event, claims.COMMAND_DAYS)

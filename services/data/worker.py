@@ -16,7 +16,7 @@ import anyio.to_thread
 from cloudevents.core.v1.event import CloudEvent
 from pydantic import TypeAdapter
 
-from events import catalog, claims, facts, names
+from events import blob_keys, catalog, claims, facts, ids, names
 from events.edge import Edge
 from events.failure import NotFound, UserError
 from events.queues import Answer, Queue
@@ -49,7 +49,7 @@ class Job:
     """A folder of its own; what is left in it goes with the end of the job."""
 
     def blob(self, part: int) -> str:
-        return names.dataset_key(self.tenant, self.id, part)
+        return blob_keys.dataset_key(self.tenant, self.id, part)
 
 
 class DataWorker:
@@ -96,7 +96,7 @@ class DataWorker:
         return None
 
     async def _make(self, event: CloudEvent, data: bytes) -> Answer:
-        staging = self._blobs.staging(names.staging_name(event.get_id()))
+        staging = self._blobs.staging(blob_keys.staging_name(event.get_id()))
         try:
             return await self._makers[event.get_type()](Job(_tenant(event), event.get_id(), staging), data)
         finally:
@@ -134,7 +134,7 @@ class DataWorker:
     @asynccontextmanager
     async def _parts(self, tenant: str, upload: UploadRecord) -> AsyncIterator[tuple[Path, ...]]:
         try:
-            async with self._blobs.gathered(names.upload_key(tenant, upload.upload_id)) as folder:
+            async with self._blobs.gathered(blob_keys.upload_key(tenant, upload.upload_id)) as folder:
                 yield tuple(sorted(folder.iterdir(), key=lambda path: int(path.name)))
         except NotFound as error:
             raise UserError("upload: it was dropped; send the file again") from error
@@ -226,13 +226,13 @@ class DataWorker:
             upload = UploadRecord.model_validate_json(data)
             await self._drop(tenant, upload.upload_id, upload.attempt)
         await self._drop_unnamed(tenant, event)
-        _remove(self._blobs.staging(names.staging_name(event.get_id())))
+        _remove(self._blobs.staging(blob_keys.staging_name(event.get_id())))
 
     async def _drop(self, tenant: str, upload_id: str, attempt: int) -> None:
         """Remove an upload that stands at this attempt; one that was announced since is another."""
         stands = await self._attempt(tenant, upload_id)
         if stands in (attempt, None):
-            await self._blobs.delete(names.upload_key(tenant, upload_id))
+            await self._blobs.delete(blob_keys.upload_key(tenant, upload_id))
         if stands == attempt:
             await self._records.delete(UploadRecord, tenant, upload_id)
 
@@ -250,12 +250,12 @@ class DataWorker:
             for one in await self._datasets.made_by(tenant, event.get_subject() or "", event.get_id())
         }
         for part in range(MAX_PARTS if event.get_type() == catalog.DERIVE else 1):
-            if (blob := names.dataset_key(tenant, event.get_id(), part)) not in named:
+            if (blob := blob_keys.dataset_key(tenant, event.get_id(), part)) not in named:
                 await self._blobs.delete(blob)
 
     async def _expire(self, tenant: str, upload: UploadRecord) -> None:
         """Drop an upload that nobody went on with, unless a version is being made of it."""
-        owner = names.data_id(upload.upload_id)
+        owner = ids.data_id(upload.upload_id)
         later = names.later_subject(names.data_subject(tenant, owner, EXPIRY))
         if await self._bus.first(DATA, later) is not None:
             return  # put off while this waited
@@ -301,5 +301,5 @@ def _tenant(event: CloudEvent) -> str:
 
 
 def _result_subject(event: CloudEvent) -> str:
-    owner, number = names.split_future_id(event.get_id())
+    owner, number = ids.split_future_id(event.get_id())
     return names.result_subject("data", _tenant(event), owner, number)

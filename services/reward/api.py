@@ -6,7 +6,7 @@ from typing import Any
 import anyio.to_thread
 from fastapi import APIRouter, Request
 
-from events import names
+from events import ids, names
 from events.commands import Answer, admit_queued
 from events.edge import EdgeDep, TenantDep, parse, read_json
 from events.failure import NotFound
@@ -40,14 +40,14 @@ async def score(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     """Queue items to be scored; a key that was used before stands for the same request."""
     await admit_queued(edge, tenant, REWARD, names.REWARD_FILTER)
     wanted, digest = await anyio.to_thread.run_sync(_prepare, await read_json(request))
-    request_id = names.score_id(wanted.idempotency_key)
+    request_id = ids.score_id(wanted.idempotency_key)
     wanted = await pins.pin(edge, Functions(edge.records), tenant, request_id, wanted, digest)
     shards = await anyio.to_thread.run_sync(_shards, wanted)
     try:
         await SHARDING.submit(edge.bus, edge.blobs, tenant, request_id, shards, digest=digest)
     except AnotherRequest as error:
         raise InvalidField("idempotency_key", "was used before, for a request with other content") from error
-    future = UntypedFuture(request_id=names.future_id(request_id, WHOLE))
+    future = UntypedFuture(request_id=ids.future_id(request_id, WHOLE))
     return future.model_dump(exclude_none=True)
 
 
@@ -71,10 +71,10 @@ async def register(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer
     await admit_queued(edge, tenant, REWARD, names.REWARD_FILTER)
     wanted = await anyio.to_thread.run_sync(_described, await read_json(request))
     # To register twice is no more than once, so that a repeated POST needs no identity of its own.
-    request_id = names.score_id(uuid.uuid4().hex)
+    request_id = ids.score_id(uuid.uuid4().hex)
     command = wanted.model_dump_json().encode()
     await REGISTERING.submit(edge.bus, edge.blobs, tenant, request_id, [command], digest=digest_of(command))
-    future = UntypedFuture(request_id=names.future_id(request_id, ONLY))
+    future = UntypedFuture(request_id=ids.future_id(request_id, ONLY))
     return future.model_dump(exclude_none=True)
 
 

@@ -11,7 +11,7 @@ from cloudevents.core.v1.event import CloudEvent
 from pydantic import TypeAdapter
 from pydantic_core import from_json
 
-from events import catalog, claims, facts, metrics, names
+from events import catalog, claims, facts, ids, metrics, names
 from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import Bus
@@ -184,7 +184,7 @@ def _tenant(event: CloudEvent) -> str:
 
 def _request(event: CloudEvent) -> tuple[str, int]:
     """(request, shard) of a command."""
-    return names.split_future_id(event.get_id())
+    return ids.split_future_id(event.get_id())
 
 
 def _result_subject(event: CloudEvent) -> str:

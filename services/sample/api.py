@@ -7,7 +7,7 @@ from typing import Any
 import anyio.to_thread
 from fastapi import APIRouter, Request
 
-from events import catalog, envelope, names
+from events import catalog, envelope, ids, names
 from events.commands import Answer, admit_queued, known_model, open_session
 from events.edge import Edge, EdgeDep, TenantDep, number_field, parse, read, read_json, text_field
 from events.failure import Failure, NotFound
@@ -39,7 +39,7 @@ async def create_sampling_session(request: Request, edge: EdgeDep, tenant: Tenan
             raise InvalidField("base_model", f"{base!r}, but the checkpoint is of {entry.base!r}")
         base = entry.base
     model = await known_model(edge, base or "")
-    sampler_id = names.sampler_id(wanted.session_id, wanted.sampling_session_seq_id)
+    sampler_id = ids.sampler_id(wanted.session_id, wanted.sampling_session_seq_id)
     record = SamplerRecord(
         sampler_id=sampler_id,
         session_id=wanted.session_id,
@@ -79,7 +79,7 @@ async def asample(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
         await submit(edge.bus, edge.blobs, command)
     count = samples if isinstance(samples, int) and 0 < samples <= 1024 else 1
     return UntypedFuture(
-        request_id=names.future_id(sampler_id, number),
+        request_id=ids.future_id(sampler_id, number),
         sample_sequence_ids=tuple(sequence_ids(version, sampler_id, number, count)),
     ).model_dump(exclude_none=True)
 
@@ -116,7 +116,7 @@ async def _reject(edge: Edge, tenant: str, sampler_id: str, number: int, message
     failure = Failure(message=message, category="user")
     event = envelope.make_event(
         catalog.FAILED,
-        id=names.future_id(sampler_id, number),
+        id=ids.future_id(sampler_id, number),
         tenant=tenant,
         service="gateway",
         subject=sampler_id,

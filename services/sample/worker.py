@@ -10,7 +10,7 @@ from typing import Any
 
 from cloudevents.core.v1.event import CloudEvent
 
-from events import catalog, envelope, facts, metrics, names
+from events import catalog, envelope, facts, ids, metrics, names
 from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import Bus
@@ -133,7 +133,7 @@ def weights_of(command: SampleCommand) -> str:
 
 
 def _result_subject(event: CloudEvent) -> str:
-    sampler_id, number = names.split_future_id(event.get_id())
+    sampler_id, number = ids.split_future_id(event.get_id())
     return names.result_subject("sample", names.tenant_of(event.get_source()), sampler_id, number)
 
 
@@ -179,6 +179,6 @@ def _fact(type_: str, command: SampleCommand, subject: str, said: dict[str, Any]
         tenant=command.tenant,
         service="sample",
         subject=subject,
-        id=f"{type_.removeprefix(catalog.PREFIX)}/{names.future_id(command.sampler_id, command.number)}",
+        id=f"{type_.removeprefix(catalog.PREFIX)}/{ids.future_id(command.sampler_id, command.number)}",
         data=said,
     )

@@ -10,7 +10,7 @@ import zstandard
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from events import catalog, envelope, names
+from events import catalog, envelope, ids
 from events.commands import (
     Answer,
     admit_run,
@@ -57,9 +57,9 @@ async def create_model(request: Request, edge: EdgeDep, tenant: TenantDep) -> An
     body = await read_json(request)
     session, seq = text_field(body, "session_id"), number_field(body, "model_seq_id", least=0)
     await open_session(edge, tenant, session)
-    await admit_run(edge, tenant, names.model_id(session, seq))
+    await admit_run(edge, tenant, ids.model_id(session, seq))
     run = await edge.records.create(
-        tenant, names.model_id(session, seq), await _new_run(edge, body, session, seq)
+        tenant, ids.model_id(session, seq), await _new_run(edge, body, session, seq)
     )
     if run.rejected is None:
         await edge.log.submit(tenant, run, 0, catalog.CREATE_MODEL, run.model_dump_json().encode())
@@ -69,7 +69,7 @@ async def create_model(request: Request, edge: EdgeDep, tenant: TenantDep) -> An
 async def _new_run(edge: Edge, body: dict[str, Any], session: str, seq: int) -> RunRecord:
     """The record that fixes the run, seed included; a mistake in the request becomes its rejection."""
     record = RunRecord(
-        run_id=names.model_id(session, seq),
+        run_id=ids.model_id(session, seq),
         session_id=session,
         base="",
         lora=LoraShape(rank=1, seed=0),

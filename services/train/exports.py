@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cloudevents.core.v1.event import CloudEvent
 
-from events import catalog, facts, names
+from events import blob_keys, catalog, facts, names
 from events.blobs import Blobs
 from events.checkpoints import CheckpointEntry, Checkpoints, entry_event
 from events.failure import NotFound, ServerError, UserError
@@ -91,7 +91,7 @@ class Exports:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         version = f"{command.name}@{number}"
-        key = names.checkpoint_key(run.base, tenant, run.run_id, command.kind, version, holder.epoch)
+        key = blob_keys.checkpoint_key(run.base, tenant, run.run_id, command.kind, version, holder.epoch)
         size = await self.blobs.put_folder(key, folder)
         return CheckpointEntry(
             run_id=run.run_id,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from events import catalog, envelope, names
+from events import catalog, envelope, ids
 from events.runlog import gap_deadline, released
 from services.train.held import HeldRun, loop_time
 from services.train.holding import Holding
@@ -55,7 +55,7 @@ class Gaps:
         log.warning("gap.released", run=run.run_id, number=number)
         event = envelope.make_event(
             catalog.RELEASED,
-            id=f"{names.future_id(run.run_id, number)}:released",
+            id=f"{ids.future_id(run.run_id, number)}:released",
             tenant=run.tenant,
             service="train",
             subject=run.run_id,

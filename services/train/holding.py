@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from events import catalog, envelope, liveness, names
+from events import catalog, envelope, ids, liveness, names
 from events.blobs import Blobs
 from events.bus import Bus
 from events.lease import Lease, RunHolder, read_head, read_lease
@@ -138,7 +138,7 @@ class Holding:
         """The result of the command that the head itself completed."""
         event = envelope.make_event(
             catalog.RESOLVED,
-            id=names.future_id(run.run_id, number),
+            id=ids.future_id(run.run_id, number),
             tenant=run.tenant,
             service="train",
             subject=run.run_id,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from cloudevents.core.v1.event import CloudEvent
 
-from events import catalog, envelope, facts, names
+from events import catalog, envelope, facts, ids
 from events.failure import Failure, ServerError, UserError
 from events.order import Entry
 from rekindle.types import encode_forward_backward_output
@@ -28,7 +28,7 @@ def result_event(run: HeldRun, entry: Entry, done: Done | Failure) -> CloudEvent
     failed = isinstance(done, Failure)
     return envelope.make_event(
         catalog.FAILED if failed else catalog.RESOLVED,
-        id=names.future_id(run.run_id, entry.number),
+        id=ids.future_id(run.run_id, entry.number),
         tenant=run.tenant,
         service="train",
         subject=run.run_id,
@@ -44,7 +44,7 @@ def fact_of(run: HeldRun, number: int, type_: str, data: dict[str, Any]) -> Clou
         tenant=run.tenant,
         service="train",
         subject=run.run_id,
-        id=f"{names.future_id(run.run_id, number)}:{type_}",
+        id=f"{ids.future_id(run.run_id, number)}:{type_}",
         data=data,
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from events import catalog, envelope, names
+from events import blob_keys, catalog, envelope, names
 from events.blobs import Blobs
 from events.lease import Head, LeaseLost
 from events.order import Entry
@@ -59,7 +59,7 @@ class Snapshots:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        key = names.snapshot_key(self.name, run.tenant, run.run_id, number, run.ours.epoch)
+        key = blob_keys.snapshot_key(self.name, run.tenant, run.run_id, number, run.ours.epoch)
         await self.blobs.put_folder(key, folder)
         return key
 
@@ -98,7 +98,7 @@ class Snapshots:
 
     async def tidy(self, run: HeldRun) -> None:
         """Remove blobs that no head names: what a holder before us wrote and died. Never those of one after us."""
-        for key in await self.blobs.under(names.snapshots_key(self.name, run.tenant, run.run_id)):
+        for key in await self.blobs.under(blob_keys.snapshots_key(self.name, run.tenant, run.run_id)):
             if key != run.head.blob and int(key.rpartition("-")[2]) < run.ours.epoch:
                 log.info("snapshot.orphan", run=run.run_id, blob=key)
                 await self.blobs.delete(key)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from events import catalog, metrics, names, trace
+from events import catalog, ids, metrics, trace
 from events.failure import Failure, ServerError
 from events.order import Entry
 from services.train.commands import Compute
@@ -99,7 +99,7 @@ def _in_hand(job: Job) -> Iterator[None]:
     trace.take_up(job.traceparent)
     name, command = (
         metrics.kind_of(catalog.FORWARD_BACKWARD),
-        names.future_id(job.run.run_id, job.entry.number),
+        ids.future_id(job.run.run_id, job.entry.number),
     )
     with trace.span(name, kind="consumer", start=job.taken, command=command, subject=job.run.run_id):
         yield

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import tinker
 
-from events import names
+from events import blob_keys
 from events.bus import Bus
 from events.claims import plan_expiry
 from services.local import nats_server
@@ -143,7 +143,7 @@ def test_a_session_that_ends_and_its_run_that_is_deleted_at_once_leave_nothing(s
 def test_expired_payloads_go_and_live_ones_stay(stack: Stack) -> None:
     today = datetime.now(UTC).date()
     old, live = (
-        stack.data_dir / "blobs" / names.claims_of_day("local", today + timedelta(days=days))
+        stack.data_dir / "blobs" / blob_keys.claims_of_day("local", today + timedelta(days=days))
         for days in (-1, 1)
     )
     for folder in (old, live):

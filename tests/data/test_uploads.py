@@ -17,7 +17,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from events import catalog, names
+from events import blob_keys, catalog, ids, names
 from events.bus import Bus
 from events.edge import Edge
 from events.failure import Failure
@@ -288,7 +288,7 @@ def test_what_is_deleted_is_gone_at_once_and_its_files_soon(lab: Lab, name: str)
 
 async def bring_forward(nats_url: str, upload_id: str) -> None:
     """Let the planned end of an upload come in a second."""
-    subject = names.data_subject("local", names.data_id(upload_id), EXPIRY)
+    subject = names.data_subject("local", ids.data_id(upload_id), EXPIRY)
     bus = await Bus.connect(nats_url, name="test")
     try:
         planned = await bus.last(DATA, names.later_subject(subject))
@@ -326,7 +326,7 @@ async def upload_at(lab: Lab, name: str, attempt: int) -> AsyncIterator[tuple[Da
         triggers = Triggers(edge, create, Webhooks(Guard()))
         yield DataWorker(edge, settings, triggers), record
         await edge.records.delete(UploadRecord, "local", id)
-        await edge.blobs.delete(names.upload_key("local", id))
+        await edge.blobs.delete(blob_keys.upload_key("local", id))
     finally:
         await edge.bus.close()
 
@@ -340,7 +340,7 @@ async def test_an_upload_that_has_its_result_is_not_gone_on_with(lab: Lab, name:
         id = record.upload_id
         assert lab.announce(jsonl(ROWS), name).json()["state"] == "completing"
         bus = await Bus.connect(lab.nats_url, name="test")
-        owner = names.data_id(id)
+        owner = ids.data_id(id)
         event = make(catalog.FAILED, "local", owner, 1, name, Failure(message="broken", category="user"))
         await bus.append(names.result_subject("data", "local", owner, 1), event)
         await bus.close()
@@ -351,14 +351,14 @@ async def test_an_upload_that_has_its_result_is_not_gone_on_with(lab: Lab, name:
 async def test_the_end_of_an_upload_spares_the_one_announced_after_it(lab: Lab, name: str) -> None:
     async with upload_at(lab, name, attempt=0) as (worker, record):
         ended = record.model_copy(update={"attempt": 1})
-        owner = names.data_id(record.upload_id)
+        owner = ids.data_id(record.upload_id)
         await worker.settled(make(catalog.TAKE_IN, "local", owner, 1, name, ended))
         assert parts(lab, record.upload_id).json()["parts"] == [0]
 
 
 async def test_an_expiry_that_waited_spares_an_upload_that_went_on(lab: Lab, name: str) -> None:
     async with upload_at(lab, name, attempt=0) as (worker, record):
-        owner = names.data_id(record.upload_id)
+        owner = ids.data_id(record.upload_id)
         due = make(catalog.EXPIRE_UPLOAD, "local", owner, EXPIRY, name, record)
         await worker.handle(due, record.model_dump_json().encode())
         assert parts(lab, record.upload_id).json()["parts"] == [0]

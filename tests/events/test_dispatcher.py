@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from events import catalog, envelope, liveness, names
+from events import catalog, envelope, ids, liveness, names
 from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.dispatcher import plan
@@ -120,7 +120,7 @@ class Lab:
         for number in numbers:
             event = envelope.make_event(
                 catalog.RESOLVED,
-                id=names.future_id(run.run_id, number),
+                id=ids.future_id(run.run_id, number),
                 tenant=TENANT,
                 service="train",
                 subject=run.run_id,
@@ -144,7 +144,7 @@ class Lab:
         extra = {} if tokens is None else {"tokens": str(tokens)}
         event = envelope.make_event(
             catalog.SAMPLE,
-            id=names.future_id(sampler_id, number),
+            id=ids.future_id(sampler_id, number),
             tenant=TENANT,
             service="gateway",
             subject=sampler_id,
@@ -222,12 +222,12 @@ async def test_hundreds_of_driven_runs_ask_for_one_replica(lab: Lab) -> None:
         await lab.bus.append(subject, command)
         return subject
 
-    runs = [names.rl_id(f"{lab.base}{number}") for number in range(DRIVEN_RUNS)]
+    runs = [ids.rl_id(f"{lab.base}{number}") for number in range(DRIVEN_RUNS)]
     subjects = await asyncio.gather(*(queue(run, catalog.DRIVE) for run in runs))
     driven = await backlog.read() - others
     assert (driven, plan.wanted(scale, driven)) == (pytest.approx(8.0), 1)
     assert 0 < backlog.hear(names.queued(subjects[0]), {}) == pytest.approx(driven / DRIVEN_RUNS)
-    await queue(names.data_id("ab"), catalog.DERIVE)
+    await queue(ids.data_id("ab"), catalog.DERIVE)
     assert await backlog.read() - others - driven == pytest.approx(1.0), "it works, and does not wait"
     await lab.bus.purge(DATA, f"data.{names.token(lab.base)}.>")
 
@@ -474,11 +474,11 @@ async def test_a_verdict_fails_what_waits_and_not_what_comes_later(lab: Lab, stu
     lab.platform.found = {spec.name: ServiceStatus(state="failed", verdict=verdict) for spec in specs}
     async with lab.dispatching(*specs, count=2):
         for owner, number in ((run.run_id, 0), (run.run_id, 1), (sampler, 0)):
-            found = await lab.futures.wait(TENANT, names.future_id(owner, number), 20.0)
+            found = await lab.futures.wait(TENANT, ids.future_id(owner, number), 20.0)
             assert isinstance(found, Failure) and found.category == "server"
             assert "cannot start: no memory" in found.message
         for owner, number in ((run.run_id, 2), (sampler, 1)):
-            assert await lab.futures.wait(TENANT, names.future_id(owner, number), 0.2) is None
+            assert await lab.futures.wait(TENANT, ids.future_id(owner, number), 0.2) is None
         assert await lab.bus.subjects(SAMPLE, names.sample_filter(lab.base)) == [
             names.sample_subject(lab.base, TENANT, lab.base, sampler, 1)
         ]
@@ -569,7 +569,7 @@ async def test_what_a_dead_replica_held_is_free_at_once(lab: Lab, stub: Service,
 async def test_waiting_clients_hear_which_service_starts(lab: Lab, stub: Service) -> None:
     sampler = await lab.sampler()
     spec = lab.spec("sample", stub.url)
-    future = names.future_id(sampler, 0)
+    future = ids.future_id(sampler, 0)
     lab.platform.found = {spec.name: ServiceStatus(state="starting", reason="ended 2 times at its start")}
     await lab.sample(sampler, 0)
     async with lab.dispatching(spec):

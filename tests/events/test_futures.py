@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from events import catalog, envelope, names, streams
+from events import catalog, envelope, ids, names, streams
 from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.claims import CLAIM_BYTES, keep
@@ -54,17 +54,17 @@ class World:
         return await RunHolder.take(self.bus, self.blobs, self.name, TENANT, self.root)
 
     def poll(self, number: int, seconds: float = 20.0) -> "asyncio.Task[Result | Failure | None]":
-        request_id = names.future_id(self.run.run_id, number)
+        request_id = ids.future_id(self.run.run_id, number)
         return asyncio.create_task(self.futures.wait(TENANT, request_id, seconds))
 
     def poll_sample(self, number: int, seconds: float = 20.0) -> "asyncio.Task[Result | Failure | None]":
-        request_id = names.future_id(self.sampler.sampler_id, number)
+        request_id = ids.future_id(self.sampler.sampler_id, number)
         return asyncio.create_task(self.futures.wait(TENANT, request_id, seconds))
 
     def event(self, type_: str, data: bytes, owner: str, number: int) -> envelope.CloudEvent:
         return envelope.make_event(
             type_,
-            id=names.future_id(owner, number),
+            id=ids.future_id(owner, number),
             tenant=TENANT,
             service="test",
             subject=owner,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events import names
+from events import ids, names
 
 ANY_NAME = st.text(st.characters(), max_size=200)
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -77,18 +77,18 @@ def matches(pattern: str, subject: str) -> bool:
 
 @given(st.text(min_size=1), st.integers(0, 10**18))
 def test_a_future_id_is_split_where_it_was_joined(owner: str, number: int) -> None:
-    assert names.split_future_id(names.future_id(owner, number)) == (owner, number)
+    assert ids.split_future_id(ids.future_id(owner, number)) == (owner, number)
 
 
 @pytest.mark.parametrize("bad", ["", "abc", ":3", "a:", "a:-1", "a:b", "a:٣", "a:1.5", "a:" + "9" * 5000])
 def test_an_id_of_no_future_is_a_value_error(bad: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        names.split_future_id(bad)
+        ids.split_future_id(bad)
 
 
 def test_no_two_samplers_of_a_session_share_a_subject() -> None:
     session = "5f0c7a3e-9d0f-4a55-8f6c-0e1d2c3b4a59"
-    subjects = {names.record_subject("sampler", "t", names.sampler_id(session, n)) for n in range(300_000)}
+    subjects = {names.record_subject("sampler", "t", ids.sampler_id(session, n)) for n in range(300_000)}
     assert len(subjects) == 300_000
 
 

@@ -11,7 +11,7 @@ from nats.errors import ConnectionClosedError
 from structlog.testing import capture_logs
 from tenacity import wait_none
 
-from events import catalog, envelope, names, outcomes, streams, worker
+from events import catalog, envelope, ids, names, outcomes, streams, worker
 from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.claims import CLAIM_BYTES, COMMAND_DAYS, data_of, lend
@@ -51,12 +51,12 @@ class Shop:
         )
 
     def _result_subject(self, event: CloudEvent) -> str:
-        return names.result_subject("test", TENANT, self.name, names.split_future_id(event.get_id())[1])
+        return names.result_subject("test", TENANT, self.name, ids.split_future_id(event.get_id())[1])
 
     async def submit(self, number: int, data: bytes = b"x") -> None:
         event = envelope.make_event(
             catalog.SAMPLE,
-            id=names.future_id(self.name, number),
+            id=ids.future_id(self.name, number),
             tenant=TENANT,
             service="test",
             subject=self.name,
@@ -103,7 +103,7 @@ class Shop:
         self, handle: Handle, budget: int = 100, bus: Bus | None = None
     ) -> AsyncIterator["asyncio.Task[None]"]:
         async def handler(event: CloudEvent, data: bytes) -> Answer | None:
-            return await handle(names.split_future_id(event.get_id())[1], data)
+            return await handle(ids.split_future_id(event.get_id())[1], data)
 
         one = QueueWorker(bus or self.bus, self.blobs, self.queue, handler, budget=budget)
         task = asyncio.create_task(one.run())
@@ -385,7 +385,7 @@ async def test_a_command_dearer_than_the_budget_runs_alone(shop: Shop) -> None:
 @pytest.fixture
 def lasting(shop: Shop) -> Shop:
     """A queue whose first command lasts."""
-    first = names.future_id(shop.name, 1)
+    first = ids.future_id(shop.name, 1)
     shop.queue = dataclasses.replace(shop.queue, lasting=lambda event: event.get_id() == first)
     return shop
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from cloudevents.core.v1.event import CloudEvent
 
-from events import catalog, names
+from events import catalog, ids, names
 from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.failure import Failure, UserError
@@ -29,7 +29,7 @@ def joined(results: list[ShardResult]) -> bytes:
 @contextlib.asynccontextmanager
 async def worker(bus: Bus, blobs: FolderBlobs, tenant: str, handler: Handler) -> AsyncIterator[None]:
     def place(event: CloudEvent) -> tuple[str, int]:
-        return names.split_future_id(event.get_id())
+        return ids.split_future_id(event.get_id())
 
     async def settled(event: CloudEvent) -> None:
         await SCORING.join(bus, blobs, tenant, place(event)[0], joined)
@@ -64,7 +64,7 @@ async def futures(bus: Bus, blobs: FolderBlobs, records: Records) -> Futures:
 
 def request_of(unique: str) -> tuple[str, list[bytes], str]:
     shards = [json.dumps(number).encode() for number in range(5)]
-    return names.score_id(unique), shards, digest_of(b"".join(shards))
+    return ids.score_id(unique), shards, digest_of(b"".join(shards))
 
 
 async def test_shards_are_joined_in_order(
@@ -73,14 +73,14 @@ async def test_shards_are_joined_in_order(
     request, shards, digest = request_of(unique)
     await SCORING.submit(bus, blobs, unique, request, shards, digest=digest)
     async with worker(bus, blobs, unique, echo), worker(bus, blobs, unique, echo):
-        found = await futures.wait(unique, names.future_id(request, 0), 10.0)
+        found = await futures.wait(unique, ids.future_id(request, 0), 10.0)
     assert isinstance(found, Result)
     assert json.loads(found.data) == [0, 1, 2, 3, 4]
 
 
 async def test_an_unknown_request_is_gone(futures: Futures, unique: str) -> None:
     with pytest.raises(Gone):
-        await futures.wait(unique, names.future_id(names.score_id(unique), 0), 0.1)
+        await futures.wait(unique, ids.future_id(ids.score_id(unique), 0), 0.1)
 
 
 async def test_a_failed_shard_is_joined_as_its_failure(
@@ -94,7 +94,7 @@ async def test_a_failed_shard_is_joined_as_its_failure(
     request, shards, digest = request_of(unique)
     await SCORING.submit(bus, blobs, unique, request, shards, digest=digest)
     async with worker(bus, blobs, unique, refuse_two):
-        found = await futures.wait(unique, names.future_id(request, 0), 10.0)
+        found = await futures.wait(unique, ids.future_id(request, 0), 10.0)
     assert isinstance(found, Result)
     assert json.loads(found.data) == [0, 1, "no twos", 3, 4]
 
@@ -112,7 +112,7 @@ async def test_a_repeated_submission_does_nothing_anew(
     for _ in range(2):
         await SCORING.submit(bus, blobs, unique, request, shards, digest=digest)
     async with worker(bus, blobs, unique, count):
-        await futures.wait(unique, names.future_id(request, 0), 10.0)
+        await futures.wait(unique, ids.future_id(request, 0), 10.0)
         while await bus.subjects(REWARD, queued := f"reward.{names.token(unique)}.>"):  # noqa: ASYNC110
             await asyncio.sleep(0)  # the last shard is acknowledged after its result
         await SCORING.submit(bus, blobs, unique, request, shards, digest=digest)
@@ -135,11 +135,11 @@ async def test_a_death_between_result_and_join_leaves_no_request_unjoined(
     await SCORING.submit(bus, blobs, unique, request, shards, digest=digest)
     for number, data in enumerate(shards, start=1):
         subject = names.result_subject("reward", unique, request, number)
-        event = SCORING._event(catalog.RESOLVED, unique, request, names.future_id(request, number), data)
+        event = SCORING._event(catalog.RESOLVED, unique, request, ids.future_id(request, number), data)
         assert await bus.last(RESULTS, names.result_subject("reward", unique, request, 0)) is None
         await bus.append_once(RESULTS, subject, event)
     for _ in range(2):
         await SCORING.join(bus, blobs, unique, request, joined)
-    found = await futures.wait(unique, names.future_id(request, 0), 1.0)
+    found = await futures.wait(unique, ids.future_id(request, 0), 1.0)
     assert isinstance(found, Result)
     assert json.loads(found.data) == [0, 1, 2, 3, 4]

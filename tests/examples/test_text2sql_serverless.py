@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from events import names
+from events import blob_keys
 from examples.text2sql import loop, serverless
 from examples.text2sql.experiment import Experiment, Options, prepare
 from examples.text2sql.prompts import MAX_SQL_TOKENS, prompt_text
@@ -143,7 +143,7 @@ def lesson(service: ServiceClient, stack: Stack, run_id: str) -> Lesson:
     rollouts = list(service.datasets.rows(f"rollouts/{run_id}"))
     assert run.checkpoint is not None
     kind, name = run.checkpoint.split("/")[-2:]
-    blobs = stack.data_dir / "blobs" / names.run_folder(NAME, "local", run.training_run) / kind
+    blobs = stack.data_dir / "blobs" / blob_keys.run_folder(NAME, "local", run.training_run) / kind
     (adapter,) = blobs.glob(f"{name}-*/*/adapter_model.safetensors")
     return Lesson(run, rows, rollouts, adapter.read_bytes())
 

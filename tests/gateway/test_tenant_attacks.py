@@ -14,7 +14,7 @@ from cloudevents.core.v1.event import CloudEvent
 from fastapi.responses import StreamingResponse
 from structlog.testing import capture_logs
 
-from events import catalog, facts, names
+from events import blob_keys, catalog, facts, names
 from events.blob_cache import BlobCache
 from events.checkpoints import entry_event
 from events.keys import Keyring, sum_of
@@ -131,7 +131,7 @@ def test_weights_in_memory_are_of_one_tenant_whatever_their_path() -> None:
                 "run_id": "s1:train:0",
                 "number": 0,
                 "version": "tinker://s1:train:0/sampler_weights/final@3",
-                "blob": names.checkpoint_key(BASE, tenant, "s1:train:0", "sampler_weights", "final@3", 1),
+                "blob": blob_keys.checkpoint_key(BASE, tenant, "s1:train:0", "sampler_weights", "final@3", 1),
                 "seed": 0,
                 "request": {
                     "sampling_session_id": "s1:sample:0",

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
-from events import names
+from events import ids, names
 from events.checkpoints import CheckpointEntry, entry_event
 from events.edge import Edge
 from events.keys import ApiKey, Keyring, sum_of
@@ -182,7 +182,7 @@ async def test_no_route_tells_one_tenant_of_anothers_things(
             "seq_id": 1,
             "model_seq_id": 0,
             "sampling_session_seq_id": 0,
-            "request_id": names.future_id(home.run_id, 1),
+            "request_id": ids.future_id(home.run_id, 1),
             "path": entry.path,
             "model_path": entry.path,
             "tinker_path": entry.path,

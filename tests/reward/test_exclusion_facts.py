@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from events import catalog, envelope, names, tasks
+from events import catalog, envelope, ids, names, tasks
 from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.failure import ServerError
@@ -56,7 +56,7 @@ async def test_the_items_of_a_lost_shard_are_told_one_by_one_under_ids_that_stay
     await SHARDING.submit(bus, blobs, "t", "score:ab", shards, digest="d")
     running = asyncio.create_task(worker.run())
     try:
-        done = await Futures(bus, blobs, Records(bus)).wait("t", names.future_id("score:ab", WHOLE), 20.0)
+        done = await Futures(bus, blobs, Records(bus)).wait("t", ids.future_id("score:ab", WHOLE), 20.0)
         found = await excluded(bus)
     finally:
         await tasks.end(running)

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-from events import names
+from events import ids
 from services.reward import versions
 from tests.reward.rig import Rig, item, running_rig, wait_for
 
@@ -101,7 +101,7 @@ def test_a_wrong_request_is_refused_with_its_field(rig: Rig, key: str, change: d
 
 
 def test_an_unknown_request_is_gone(rig: Rig):
-    answer = rig.http.post("/retrieve_future", json={"request_id": f"{names.score_id('never used')}:0"})
+    answer = rig.http.post("/retrieve_future", json={"request_id": f"{ids.score_id('never used')}:0"})
     assert answer.status_code == 410
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from events import catalog, liveness, names
+from events import blob_keys, catalog, liveness, names
 from events.bus import Bus
 from events.envelope import CloudEvent
 from events.lease import Head, read_head, read_lease
@@ -44,7 +44,7 @@ async def head_reaches(lab: Lab, run: RunRecord, number: int) -> Head:
 
 
 def snapshots_on_disk(lab: Lab, run: RunRecord, tmp_path: Path) -> list[str]:
-    folder = tmp_path / "blobs" / names.snapshots_key(lab.base, TENANT, run.run_id)
+    folder = tmp_path / "blobs" / blob_keys.snapshots_key(lab.base, TENANT, run.run_id)
     return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from events import catalog, liveness, names
+from events import blob_keys, catalog, liveness, names
 from events.failure import Conflict
 from events.futures import Result
 from events.lease import RunHolder
@@ -179,7 +179,7 @@ async def test_commands_that_cannot_be_read_fail_alone(lab: Lab) -> None:
     await lab.send(run, 3, catalog.SAVE_WEIGHTS, b"{}")
     large = batch([100] * 400)
     await lab.train(run, 4, large)
-    (claim,) = (lab.blobs._root / names.run_claims(lab.base, TENANT, run.run_id)).iterdir()
+    (claim,) = (lab.blobs._root / blob_keys.run_claims(lab.base, TENANT, run.run_id)).iterdir()
     claim.unlink()
     await lab.train(run, 5)
     await lab.train(other, 1)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from events import catalog, envelope, names, tasks
+from events import catalog, envelope, ids, names, tasks
 from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.checkpoints import CheckpointEntry, Checkpoints
@@ -104,7 +104,7 @@ class Lab:
     # Results
 
     async def end(self, run: RunRecord, number: int, seconds: float = SECONDS) -> Result | Failure:
-        found = await self.futures.wait(TENANT, names.future_id(run.run_id, number), seconds)
+        found = await self.futures.wait(TENANT, ids.future_id(run.run_id, number), seconds)
         assert found is not None, f"no result of operation {number} after {seconds} s"
         return found
 

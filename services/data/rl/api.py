@@ -8,7 +8,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from events import names
+from events import ids
 from events.edge import Edge, EdgeDep, TenantDep, read_json
 from events.failure import NotFound
 from events.records import RlRunRecord
@@ -36,7 +36,7 @@ async def start(request: Request, edge: EdgeDep, tenant: TenantDep, key: Idempot
     # the tenant's own: whoever knows the key of another must not come by a run, and paths, of the same name
     named = uuid.uuid4().hex if key is None else f"{tenant}\0{key}"
     digits = hashlib.sha256(f"rl\0{named}".encode()).hexdigest()
-    run = await create(edge, tenant, names.rl_id(digits[:ID_DIGITS]), spec)
+    run = await create(edge, tenant, ids.rl_id(digits[:ID_DIGITS]), spec)
     return (await info_of(edge, tenant, run)).model_dump(mode="json")
 
 

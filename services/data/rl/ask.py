@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import anyio.to_thread
 from pydantic import ValidationError
 
-from events import names, sampling, scoring
+from events import sampling, scoring
 from events.edge import Edge
+from events.ids import future_id
 from events.records import ModelRecord, RlRunRecord, RunRecord, SamplerRecord
 from events.sampling import SampleCommand
 from rekindle.types import (
@@ -95,7 +96,7 @@ class Asking:
         sampler = ids.sampler(self._run.run_id, command.version)
         number = ids.evaluation_number(command, place)
         await self._ask(sampler, number, prompt.tokens, params, 1)
-        return (await self._results.sampled(names.future_id(sampler, number))).sequences[0]
+        return (await self._results.sampled(future_id(sampler, number))).sequences[0]
 
     async def _ask_base(self, command: Score, index: int, prompt: Prompt, rollout: SampledSequence) -> None:
         sampler = await self._open_base()

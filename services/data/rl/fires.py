@@ -10,7 +10,7 @@ from collections import deque
 from cloudevents.core.v1.event import CloudEvent
 from pydantic import JsonValue, TypeAdapter
 
-from events import catalog, envelope, names
+from events import catalog, envelope, ids, names
 from events.bus import Bus
 from events.streams import FIRINGS
 from events.triggers import Trigger
@@ -47,12 +47,12 @@ class FireCommand(Command):
     @property
     def owner(self) -> str:
         """Of the commands; each attempt is one."""
-        return names.data_id(self.digest[:32])
+        return ids.data_id(self.digest[:32])
 
     @property
     def run_id(self) -> str:
         """Of the run that is started."""
-        return names.rl_id(self.digest[:RUN_DIGITS])
+        return ids.rl_id(self.digest[:RUN_DIGITS])
 
     def command(self, tenant: str) -> CloudEvent:
         """To be queued."""

@@ -4,7 +4,7 @@ is the same one.
 
 import hashlib
 
-from events import names, trace
+from events import ids, trace
 from events.records import RlRunRecord
 from rekindle.types import TinkerPath
 from services.data.rl.messages import (
@@ -30,11 +30,11 @@ BASE = 0
 
 def sampler(run_id: str, version: int) -> str:
     """The sampler of a version of the weights."""
-    return names.sampler_id(run_id, version + 1)
+    return ids.sampler_id(run_id, version + 1)
 
 
 def base_sampler(run_id: str) -> str:
-    return names.sampler_id(run_id, BASE)
+    return ids.sampler_id(run_id, BASE)
 
 
 def number(*parts: object) -> int:
@@ -43,7 +43,7 @@ def number(*parts: object) -> int:
 
 
 def sample_future(run_id: str, command: Sample) -> str:
-    return names.future_id(sampler(run_id, command.version), number(command.id))
+    return ids.future_id(sampler(run_id, command.version), number(command.id))
 
 
 def base_number(command: Score, index: int) -> int:
@@ -62,7 +62,7 @@ def score_key(run: RlRunRecord, command: Score | Evaluate) -> str:
 
 
 def score_future(run: RlRunRecord, command: Score | Evaluate) -> str:
-    return names.future_id(names.score_id(score_key(run, command)), 0)
+    return ids.future_id(ids.score_id(score_key(run, command)), 0)
 
 
 def seed(*parts: object) -> int:

@@ -13,10 +13,10 @@ from typing import TypeVar
 import numpy as np
 from cachetools import LRUCache
 
-from events import names
 from events.edge import Edge
 from events.failure import GivenBack, ServerError, UserError
 from events.futures import Gone, Result
+from events.ids import future_id
 from events.records import RlRunRecord
 from rekindle.types import (
     ForwardBackwardOutput,
@@ -80,7 +80,7 @@ class Results:
 
     async def trained(self, number: int) -> bytes:
         """Of a command of the training run's log."""
-        return await self.wait(names.future_id(self._run.training_run, number))
+        return await self.wait(future_id(self._run.training_run, number))
 
     async def sampled(self, future: str) -> SampleResponse:
         """Samples of one prompt."""
@@ -107,12 +107,12 @@ class Results:
     async def base_logprobs(self, command: Score, index: int, length: int) -> np.ndarray:
         """(T,) of the `length` tokens of a rollout, under the base model."""
         sampler = ids.base_sampler(self._run.run_id)
-        return await self._read(names.future_id(sampler, ids.base_number(command, index)), length)
+        return await self._read(future_id(sampler, ids.base_number(command, index)), length)
 
     async def probed(self, command: Probe, index: int, length: int) -> np.ndarray:
         """(T,) of the `length` tokens of a rollout, under the weights that the step trained."""
         sampler = ids.sampler(self._run.run_id, command.train.step)
-        return await self._read(names.future_id(sampler, ids.number(command.id, index)), length)
+        return await self._read(future_id(sampler, ids.number(command.id, index)), length)
 
     async def _read(self, future: str, length: int) -> np.ndarray:
         """(T,) of the last `length` tokens of a prompt."""

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from events import names
+from events import blob_keys
 from events.bus import Bus
 from events.streams import RESULTS, REWARD, SAMPLE
 from tests.data.lab import ROOT, Lab, Service
@@ -132,7 +132,7 @@ class Rig(Lab):
     def adapter_file(self, run_id: str) -> Path:
         path = self.info(run_id)["checkpoint"].removeprefix("tinker://")
         training_run, kind, name = path.split("/")
-        folder = self.blobs / names.run_folder(BASE, "local", training_run) / kind
+        folder = self.blobs / blob_keys.run_folder(BASE, "local", training_run) / kind
         file: Path
         (file,) = folder.glob(f"{name}-*/*/adapter_model.safetensors")
         return file
