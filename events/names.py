@@ -36,6 +36,21 @@ def id_token(id: str) -> str:
     return token(id)
 
 
+def service_name(kind: str, base: str | None) -> str:
+    """Of a service in its platform: `sample-<base>`, `checkpoint`; a DNS label."""
+    return kind if base is None else f"{kind}-{token(base)}"
+
+
+def source(tenant: str, service: str) -> str:
+    """Of an event."""
+    return f"/rekindle/{tenant}/{service}"
+
+
+def tenant_of(source: str) -> str:
+    """The tenant in an event's source; tenants have no slash in their names."""
+    return source.split("/")[2]
+
+
 # Training runs: one stream a base model holds all that must agree.
 
 
@@ -62,19 +77,29 @@ def checkpoint_subject(base: str, tenant: str, run: str, kind: str, name: str) -
 
 
 def head_filter(base: str) -> str:
-    return f"run.{token(base)}.*.*.head"
+    return f"{run_base(base)}.*.*.head"
 
 
 def run_filter(base: str, part: str) -> str:
     """All entries of one kind (`cmd`, `result`) of a base model's runs."""
-    return f"run.{token(base)}.*.*.{part}.*"
+    return f"{run_base(base)}.*.*.{part}.*"
+
+
+def closed_subject(root: str) -> str:
+    """Said once, for who happens to hear it: nothing of the run is left."""
+    return f"closed.{root}"
 
 
 def alive_subject(replica: str) -> str:
     return f"alive.{token(replica)}"
 
 
-# Work queues and their results.
+# Work queues: `<queue>.<tenant>.…`, of samplers `sample.<base>.<tenant>.…`.
+
+REWARD_FILTER = "reward.>"
+DATA_FILTER = "data.>"
+QUEUED = "queued"
+"""Prefix under which the stream of a work queue announces a command."""
 
 
 def sample_subject(base: str, tenant: str, run: str, sampler: str, seq: int) -> str:
@@ -89,18 +114,16 @@ def sample_filter(base: str) -> str:
     return f"sample.{token(base)}.>"
 
 
+def sampler_filter(base: str, tenant: str, run: str, sampler: str) -> str:
+    return f"sample.{token(base)}.{token(tenant)}.{id_token(run)}.{id_token(sampler)}.*"
+
+
 def reward_subject(tenant: str, request: str, shard: int) -> str:
     return f"reward.{token(tenant)}.{id_token(request)}.{shard}"
 
 
-REWARD_FILTER = "reward.>"
-
-
 def data_subject(tenant: str, owner: str, seq: int) -> str:
     return f"data.{token(tenant)}.{id_token(owner)}.{seq}"
-
-
-DATA_FILTER = "data.>"
 
 
 def drives_rl_run(subject: str) -> bool:
@@ -108,38 +131,9 @@ def drives_rl_run(subject: str) -> bool:
     return subject.rpartition(".")[0].rpartition(".")[2].startswith("rl-")
 
 
-def rl_subject(tenant: str, rl_run: str, *parts: str | int) -> str:
-    """`rl.<tenant>.<run>.<parts>`; parts: `state` | `control` | `metric`, n | `*`, `>`."""
-    return ".".join([f"rl.{token(tenant)}.{id_token(rl_run)}", *map(str, parts)])
-
-
-def rl_states(tenant: str) -> str:
-    """The states of all RL runs of a tenant."""
-    return f"rl.{token(tenant)}.*.state"
-
-
-def manifest_subject(queue: str, tenant: str, request: str) -> str:
-    """Beside the results of a request's shards: how many there are."""
-    return f"result.{queue}.{token(tenant)}.{id_token(request)}.manifest"
-
-
-def pins_subject(queue: str, tenant: str, request: str) -> str:
-    """Beside them: what its names meant when it came first."""
-    return f"result.{queue}.{token(tenant)}.{id_token(request)}.pins"
-
-
-def result_filter(queue: str, tenant: str, owner: str) -> str:
-    """All results of one owner, a sharded request's manifest included."""
-    return f"result.{queue}.{token(tenant)}.{id_token(owner)}.*"
-
-
 def release_subject(tenant: str, id: str) -> str:
     """Of a session or run that shall leave nothing behind."""
     return f"checkpoint.{token(tenant)}.release.{id_token(id)}"
-
-
-def sampler_filter(base: str, tenant: str, run: str, sampler: str) -> str:
-    return f"sample.{token(base)}.{token(tenant)}.{id_token(run)}.{id_token(sampler)}.*"
 
 
 def collect_subject(tenant: str, checkpoint_path: str) -> str:
@@ -156,30 +150,9 @@ def expire_subject(tenant: str, day: date) -> str:
     return f"checkpoint.{token(tenant)}.expire.{day}"
 
 
-def result_subject(queue: str, tenant: str, owner: str, seq: int) -> str:
-    return f"result.{queue}.{token(tenant)}.{id_token(owner)}.{seq}"
-
-
-def dead_subject(subject: str) -> str:
-    return f"dead.{subject}"
-
-
-def attempts_subject(subject: str) -> str:
-    return f"attempts.{subject}"
-
-
-def closed_subject(root: str) -> str:
-    """Said once, for who happens to hear it: nothing of the run is left."""
-    return f"closed.{root}"
-
-
-def forgotten_subject(record: str) -> str:
-    """Said once, for whoever remembers the record."""
-    return f"forgotten.{record}"
-
-
-def later_subject(subject: str) -> str:
-    return f"later.{subject}"
+def queued(subject: str) -> str:
+    """Where the stream of a work queue announces a command, by headers alone, once it has stored it."""
+    return f"{QUEUED}.{subject}"
 
 
 def tenant_part(queue_filter: str, subject: str) -> str:
@@ -192,29 +165,54 @@ def tenant_filter(queue_filter: str, tenant_token: str) -> str:
     return f"{queue_filter.removesuffix('>')}{tenant_token}.>"
 
 
-def queued(subject: str) -> str:
-    """Where the stream of a work queue announces a command, by headers alone, once it has stored it."""
-    return f"{QUEUED}.{subject}"
+def later_subject(subject: str) -> str:
+    return f"later.{subject}"
 
 
-QUEUED = "queued"
-STORED = "stored"
-"""Prefix under which a stream repeats, by headers alone, what it has stored."""
+def attempts_subject(subject: str) -> str:
+    return f"attempts.{subject}"
 
 
-def service_name(kind: str, base: str | None) -> str:
-    """Of a service in its platform: `sample-<base>`, `checkpoint`; a DNS label."""
-    return kind if base is None else f"{kind}-{token(base)}"
+def dead_subject(subject: str) -> str:
+    return f"dead.{subject}"
 
 
-def stored_subject(subject: str) -> str:
-    return f"{STORED}.{subject}"
+# Results of work queues: `result.<queue>.<tenant>.<owner>.…`.
 
 
-# Triggers.
+def result_subject(queue: str, tenant: str, owner: str, seq: int | str) -> str:
+    return f"result.{queue}.{token(tenant)}.{id_token(owner)}.{seq}"
+
+
+def manifest_subject(queue: str, tenant: str, request: str) -> str:
+    """Beside the results of a request's shards: how many there are."""
+    return result_subject(queue, tenant, request, "manifest")
+
+
+def pins_subject(queue: str, tenant: str, request: str) -> str:
+    """Beside them: what its names meant when it came first."""
+    return result_subject(queue, tenant, request, "pins")
+
+
+def result_filter(queue: str, tenant: str, owner: str) -> str:
+    """All results of one owner, a sharded request's manifest included."""
+    return result_subject(queue, tenant, owner, "*")
+
+
+# RL runs and triggers.
 
 TRIGGERS_CHANGED = "changed.triggers"
 """Said once, for whoever watches facts: triggers have come or gone."""
+
+
+def rl_subject(tenant: str, rl_run: str, *parts: str | int) -> str:
+    """`rl.<tenant>.<run>.<parts>`; parts: `state` | `control` | `metric`, n | `*`, `>`."""
+    return ".".join([f"rl.{token(tenant)}.{id_token(rl_run)}", *map(str, parts)])
+
+
+def rl_states(tenant: str) -> str:
+    """The states of all RL runs of a tenant."""
+    return f"rl.{token(tenant)}.*.state"
 
 
 def trigger_consumer(tenant: str, trigger: str, first: int) -> str:
@@ -243,6 +241,9 @@ def firing_subject(tenant: str, trigger: str, first: int, event: str) -> str:
 
 # Records and facts.
 
+STORED = "stored"
+"""Prefix under which a stream repeats, by headers alone, what it has stored."""
+
 
 def record_subject(kind: str, tenant: str, key: str) -> str:
     return f"record.{kind}.{token(tenant)}.{id_token(key)}"
@@ -257,18 +258,18 @@ def every_record(kind: str) -> str:
     return f"record.{kind}.*.*"
 
 
+def forgotten_subject(record: str) -> str:
+    """Said once, for whoever remembers the record."""
+    return f"forgotten.{record}"
+
+
+def stored_subject(subject: str) -> str:
+    return f"{STORED}.{subject}"
+
+
 def fact_subject(tenant: str, type_: str) -> str:
     return f"facts.{token(tenant)}.{type_.removeprefix('dev.rekindle.')}"
 
 
 def fact_filter(tenant: str) -> str:
     return f"facts.{token(tenant)}.>"
-
-
-def source(tenant: str, service: str) -> str:
-    return f"/rekindle/{tenant}/{service}"
-
-
-def tenant_of(source: str) -> str:
-    """The tenant in an event's source; tenants have no slash in their names."""
-    return source.split("/")[2]

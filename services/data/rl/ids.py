@@ -4,7 +4,8 @@ is the same one.
 
 import hashlib
 
-from events import ids, trace
+from events import trace
+from events.ids import future_id, sampler_id, score_id
 from events.records import RlRunRecord
 from rekindle.types import TinkerPath
 from services.data.rl.messages import (
@@ -30,11 +31,11 @@ BASE = 0
 
 def sampler(run_id: str, version: int) -> str:
     """The sampler of a version of the weights."""
-    return ids.sampler_id(run_id, version + 1)
+    return sampler_id(run_id, version + 1)
 
 
 def base_sampler(run_id: str) -> str:
-    return ids.sampler_id(run_id, BASE)
+    return sampler_id(run_id, BASE)
 
 
 def number(*parts: object) -> int:
@@ -43,7 +44,7 @@ def number(*parts: object) -> int:
 
 
 def sample_future(run_id: str, command: Sample) -> str:
-    return ids.future_id(sampler(run_id, command.version), number(command.id))
+    return future_id(sampler(run_id, command.version), number(command.id))
 
 
 def base_number(command: Score, index: int) -> int:
@@ -62,7 +63,7 @@ def score_key(run: RlRunRecord, command: Score | Evaluate) -> str:
 
 
 def score_future(run: RlRunRecord, command: Score | Evaluate) -> str:
-    return ids.future_id(ids.score_id(score_key(run, command)), 0)
+    return future_id(score_id(score_key(run, command)), 0)
 
 
 def seed(*parts: object) -> int:
