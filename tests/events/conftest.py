@@ -16,19 +16,15 @@ from tests.s3_server import Bucket, running_bucket
 @pytest.fixture(scope="session")
 def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProcess]:
     """One server for the session; tests keep apart by names of their own."""
-    server = NatsProcess(tmp_path_factory.mktemp("nats"))
-    server.start()
-    yield server
-    server.stop()
+    with NatsProcess(tmp_path_factory.mktemp("nats")) as server:
+        yield server
 
 
 @pytest.fixture
 def own_nats(tmp_path: Path) -> Iterator[NatsProcess]:
     """A server that the test may stop."""
-    server = NatsProcess(tmp_path / "own")
-    server.start()
-    yield server
-    server.stop()
+    with NatsProcess(tmp_path / "own") as server:
+        yield server
 
 
 @pytest.fixture

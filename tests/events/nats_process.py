@@ -10,7 +10,7 @@ from services.local import nats_server
 
 
 class NatsProcess:
-    """`services.local.nats_server` in a folder of its own."""
+    """`services.local.nats_server` in a folder of its own. Example: `with NatsProcess(folder) as nats: nats.url`."""
 
     def __init__(self, folder: Path, command: list[str] | None = None, url: str | None = None) -> None:
         self._folder = folder
@@ -18,6 +18,13 @@ class NatsProcess:
         self._command = command or nats_server.command(folder)
         self.url = url or nats_server.address(folder).url
         self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "NatsProcess":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def start(self) -> None:
         """Returns when it listens."""

@@ -4,15 +4,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
-from events.blobs import FolderBlobs
-from events.bus import Bus
 from services.model.base import BaseModel, load_base
 from services.train.engine import TrainEngine
 from tests.events.nats_process import NatsProcess
 from tests.model.random_models import save_random_model
-from tests.train.worker_lab import Lab
+from tests.train.worker_lab import Lab, opened
 
 
 @pytest.fixture(scope="session")
@@ -32,19 +29,11 @@ def engine(base: BaseModel) -> TrainEngine:
 
 @pytest.fixture(scope="module")
 def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProcess]:
-    server = NatsProcess(tmp_path_factory.mktemp("nats"))
-    server.start()
-    yield server
-    server.stop()
+    with NatsProcess(tmp_path_factory.mktemp("nats")) as server:
+        yield server
 
 
 @pytest.fixture
 async def lab(nats: NatsProcess, tmp_path: Path, engine: TrainEngine) -> AsyncIterator[Lab]:
-    bus = await Bus.connect(nats.url, name="client")
-    await bus.ensure_shared_streams()
-    lab = Lab(nats.url, bus, FolderBlobs(tmp_path / "blobs"), engine)
-    await bus.ensure_run_stream(lab.base)
-    await lab.futures.start()
-    with capture_logs():
+    async with opened(nats.url, tmp_path, engine) as lab:
         yield lab
-    await bus.close()

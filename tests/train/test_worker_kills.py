@@ -10,36 +10,27 @@ import pytest
 from structlog.testing import capture_logs
 
 from events import names, tasks
-from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.envelope import CloudEvent
 from events.failure import BusUnavailable
 from services.model.base import load_base
 from services.train.engine import TrainEngine
 from tests.events.nats_process import NatsProcess
-from tests.train.worker_lab import TENANT, Lab, assert_same
+from tests.train.worker_lab import TENANT, Lab, assert_same, opened
 
 STEPS = 6
 
 
 @pytest.fixture
 def nats(tmp_path: Path) -> Any:
-    server = NatsProcess(tmp_path / "nats")
-    server.start()
-    yield server
-    server.stop()
+    with NatsProcess(tmp_path / "nats") as server:
+        yield server
 
 
 @pytest.fixture
 async def lab(nats: NatsProcess, tmp_path: Path, engine: TrainEngine) -> AsyncIterator[Lab]:
-    bus = await Bus.connect(nats.url, name="client", timeout=1.0)
-    await bus.ensure_shared_streams()
-    lab = Lab(nats.url, bus, FolderBlobs(tmp_path / "blobs"), engine)
-    await bus.ensure_run_stream(lab.base)
-    await lab.futures.start()
-    with capture_logs():
+    async with opened(nats.url, tmp_path, engine, timeout=1.0) as lab:
         yield lab
-    await bus.close()
 
 
 class BadLink(Bus):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
+from structlog.testing import capture_logs
 
 from events import catalog, envelope, ids, names, tasks
 from events.blobs import FolderBlobs
@@ -159,6 +160,19 @@ class Lab:
             await tasks.end(*writes, task)
             await asyncio.to_thread(worker._thread.shutdown)  # its model is used by one thread at a time
             await own.close()
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str, folder: Path, engine: TrainEngine, timeout: float = 5.0) -> AsyncIterator[Lab]:
+    """A lab with its blobs in `folder`, quiet; timeout: seconds of its connection."""
+    bus = await Bus.connect(url, name="client", timeout=timeout)
+    await bus.ensure_shared_streams()
+    lab = Lab(url, bus, FolderBlobs(folder / "blobs"), engine)
+    await bus.ensure_run_stream(lab.base)
+    await lab.futures.start()
+    with capture_logs():
+        yield lab
+    await bus.close()
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
