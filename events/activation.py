@@ -12,7 +12,7 @@ from cloudevents.core.v1.event import CloudEvent
 from pydantic import BaseModel, ConfigDict
 
 from events import catalog, envelope
-from events.records import EVERYONE
+from rekindle.types.keys import EVERYONE
 
 PATH = "/activate"
 DEADLINE_SECONDS = 270.0

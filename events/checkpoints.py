@@ -15,8 +15,9 @@ from events.bus import Bus
 from events.failure import Conflict, NotFound
 from events.reads import Stored
 from events.record_store import Records
-from events.records import EVERYONE, LoraShape, ModelRecord, PublishedRecord, RunRecord
+from events.records import LoraShape, ModelRecord, PublishedRecord, RunRecord
 from rekindle.types import InvalidField, TinkerPath
+from rekindle.types.keys import EVERYONE
 from rekindle.types.paths import Kind
 
 

@@ -10,8 +10,9 @@ from events import catalog, envelope, ids, names
 from events.edge import BodyTooLarge, Edge, M, number_field, parse, read_json, text_field
 from events.failure import NotFound
 from events.quotas import QuotaExceeded
-from events.records import EVERYONE, ModelRecord, RunRecord, SessionRecord
+from events.records import ModelRecord, RunRecord, SessionRecord
 from rekindle.types import InvalidField
+from rekindle.types.keys import EVERYONE
 from rekindle.types.requests import UntypedFuture
 
 Answer = dict[str, Any]

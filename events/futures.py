@@ -19,8 +19,9 @@ from events.bus import Bus
 from events.failure import Failure, NotFound, RekindleError
 from events.lease import read_head
 from events.record_store import Records
-from events.records import EVERYONE, RunRecord, SamplerRecord, ServiceRecord
+from events.records import RunRecord, SamplerRecord, ServiceRecord
 from events.streams import DATA, RESULTS, SAMPLE
+from rekindle.types.keys import EVERYONE
 
 LATER_LOOKED_AT = 16
 """Of the operations behind a missing one: the first that was stored starts the wait."""

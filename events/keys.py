@@ -5,58 +5,19 @@ machine, and a file that names a tenant for each, as a cluster mounts it from a 
 changes, so that a key is given or taken back without a restart; one that cannot be read changes nothing.
 """
 
-import hashlib
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
+from pydantic import ValidationError
 
-from events.records import EVERYONE
+from rekindle.types.keys import KEYS, key_digest
 
 log = structlog.get_logger(__name__)
 
 LOCAL_TENANT = "local"
 """Whose everything is where nobody is told apart."""
-TENANT = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
-SUM = re.compile(r"[0-9a-f]{64}")
-
-
-class ApiKey(BaseModel):
-    """One key and its holder. Example: ApiKey(hash="9f86…", tenant="vision-lab", name="ci")."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    hash: str
-    """sha256 of the key, 64 hex digits."""
-    tenant: str
-    """Whose runs, datasets and checkpoints it opens: 1 to 40 of a-z, 0-9 and `-`."""
-    name: str = ""
-    """For people."""
-
-    @field_validator("hash")
-    @classmethod
-    def _is_sum(cls, value: str) -> str:
-        if not SUM.fullmatch(value):
-            raise ValueError("expected 64 hex digits, the sha256 of the key")
-        return value
-
-    @field_validator("tenant")
-    @classmethod
-    def _is_tenant(cls, value: str) -> str:
-        if not TENANT.fullmatch(value) or value == EVERYONE:
-            raise ValueError(f"{value!r}: expected 1 to 40 of a-z, 0-9 and -, and not {EVERYONE!r}")
-        return value
-
-
-KEYS = TypeAdapter(list[ApiKey])
-
-
-def sum_of(key: str) -> str:
-    """What is kept of a key."""
-    return hashlib.sha256(key.encode()).hexdigest()
 
 
 class Keyring:
@@ -79,7 +40,7 @@ class Keyring:
             return None
         self._look_again()
         # Sums are compared, so the time that a look-up takes says nothing about the key.
-        found = sum_of(key)
+        found = key_digest(key)
         return self._own.get(found) or self._filed.get(found)
 
     def _look_again(self) -> None:

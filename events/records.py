@@ -17,9 +17,6 @@ from rekindle.types.requests import ServiceInfo
 from rekindle.types.rewards import FunctionInfo, SandboxInfo
 from rekindle.types.rl import RlRunSpec, TriggerSpec
 
-EVERYONE = "everyone"
-"""Tenant of what all tenants share."""
-
 
 class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")

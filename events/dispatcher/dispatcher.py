@@ -19,8 +19,9 @@ from events.dispatcher.verdict import awaited, fail_waiting
 from events.failure import BusError
 from events.platform import Platform, ServiceStatus
 from events.record_store import Records
-from events.records import EVERYONE, KINDS, ServiceRecord
+from events.records import KINDS, ServiceRecord
 from events.streams import RECORDS
+from rekindle.types.keys import EVERYONE
 from rekindle.types.requests import ServiceInfo
 
 log = structlog.get_logger(__name__)

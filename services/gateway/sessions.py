@@ -13,7 +13,8 @@ from fastapi.responses import JSONResponse
 from events.commands import Answer, release
 from events.edge import EdgeDep, TenantDep, failed, read
 from events.failure import NotFound
-from events.records import EVERYONE, ModelRecord, RunRecord, SamplerRecord, ServiceRecord, SessionRecord
+from events.records import ModelRecord, RunRecord, SamplerRecord, ServiceRecord, SessionRecord
+from rekindle.types.keys import EVERYONE
 from rekindle.types.requests import (
     ClientConfigRequest,
     ClientConfigResponse,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import services
 from events import names
-from events.keys import sum_of
 from events.platform import ServiceSpec
 from events.settings import LOOPBACK
+from rekindle.types.keys import key_digest
 from services.local import nats_server
 from services.local.process import SECRETS, Child
 
@@ -271,7 +271,7 @@ def _keys(options: StackOptions) -> dict[str, str]:
 
 
 def _hashes(keys: list[str]) -> str:
-    return json.dumps([sum_of(key) for key in keys if key])
+    return json.dumps([key_digest(key) for key in keys if key])
 
 
 def _activation_key(options: StackOptions) -> str:

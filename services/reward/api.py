@@ -11,11 +11,12 @@ from events.commands import Answer, admit_queued
 from events.edge import EdgeDep, TenantDep, parse, read_json
 from events.failure import NotFound
 from events.grading import check_grader
-from events.records import EVERYONE, SandboxRecord
+from events.records import SandboxRecord
 from events.scoring import REGISTERING, SHARDING, cut
 from events.shards import WHOLE, AnotherRequest, digest_of
 from events.streams import REWARD
 from rekindle.types import InvalidField
+from rekindle.types.keys import EVERYONE
 from rekindle.types.requests import UntypedFuture
 from rekindle.types.rewards import (
     FunctionsResponse,

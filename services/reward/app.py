@@ -7,9 +7,10 @@ from fastapi import FastAPI
 from events.app import make_app
 from events.edge import Edge
 from events.outside import Guard
-from events.records import EVERYONE, SandboxRecord
+from events.records import SandboxRecord
 from events.retry import until_available
 from events.serve import serve
+from rekindle.types.keys import EVERYONE
 from rekindle.types.rewards import SandboxInfo
 from services.reward import api, graders
 from services.reward.code import place

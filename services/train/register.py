@@ -10,7 +10,8 @@ from typing import Any
 from events import logs, model_files
 from events.bus import Bus
 from events.record_store import Records
-from events.records import EVERYONE, ModelRecord
+from events.records import ModelRecord
+from rekindle.types.keys import EVERYONE
 from services.model.base import describe
 from services.train.settings import TrainSettings
 

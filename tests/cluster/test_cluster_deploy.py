@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from rekindle.cluster import manifests, secrets
+from rekindle.cluster import manifests
 from rekindle.cluster.place import installation
+from rekindle.types.keys import key_digest
 from tests.cluster.api_server import GoneAway, Key, Refusal
 from tests.cluster.simulated import URL, Cluster, well
 
@@ -53,7 +54,7 @@ def test_a_second_deployment_changes_nothing(cluster: Cluster) -> None:
 def test_the_first_key_is_shown_once_and_only_its_hash_is_kept(cluster: Cluster, small: Path) -> None:
     (key,) = re.findall(r"shown this once: (tml-\S+)", cluster.done("deploy", "--overlay", small))
     stored = cluster.server.secret("rekindle-keys")["keys.json"]
-    assert json.loads(stored) == [{"hash": secrets.digest(key), "tenant": "default", "name": "first"}]
+    assert json.loads(stored) == [{"hash": key_digest(key), "tenant": "default", "name": "first"}]
     assert all(key not in json.dumps(one.object) for one in cluster.server.objects.values())
     assert "tml-" not in cluster.done("deploy", "--overlay", small).replace("tml-…", "")
 
@@ -61,7 +62,7 @@ def test_the_first_key_is_shown_once_and_only_its_hash_is_kept(cluster: Cluster,
 def test_the_dispatchers_key_opens_services_by_its_hash(cluster: Cluster, small: Path) -> None:
     cluster.done("deploy", "--overlay", small, "--wait", 0)
     found = cluster.server.secret("rekindle-activation")
-    assert json.loads(found["REKINDLE_SYSTEM_KEYS"]) == [secrets.digest(found["REKINDLE_ACTIVATION_KEY"])]
+    assert json.loads(found["REKINDLE_SYSTEM_KEYS"]) == [key_digest(found["REKINDLE_ACTIVATION_KEY"])]
 
 
 def test_secrets_that_are_there_stay(cluster: Cluster, small: Path) -> None:
@@ -352,7 +353,7 @@ def test_the_first_key_is_shown_even_if_the_rest_fails(cluster: Cluster, small: 
         assert found.exit_code == 1 and found.stdout == ""
         (key,) = re.findall(r"shown this once: (tml-\S+)", found.stderr)
         (entry,) = json.loads(cluster.server.secret("rekindle-keys", f"n{len(options)}")["keys.json"])
-        assert entry["hash"] == secrets.digest(key)
+        assert entry["hash"] == key_digest(key)
 
 
 def test_a_deployment_that_was_cut_short_goes_on_when_it_is_repeated(cluster: Cluster, small: Path) -> None:

@@ -24,11 +24,12 @@ from events.lease import RunHolder
 from events.platform import ServiceSpec, ServiceStatus, Verdict
 from events.reads import Stored
 from events.record_store import Records
-from events.records import EVERYONE, LoraShape, RunRecord, SamplerRecord, ServiceRecord
+from events.records import LoraShape, RunRecord, SamplerRecord, ServiceRecord
 from events.runlog import RunLog
 from events.streams import CHECKPOINT, DATA, SAMPLE
 from events.tasks import end
 from rekindle.types import ServiceInfo
+from rekindle.types.keys import EVERYONE
 
 TENANT = "local"
 GAP = 300.0

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from events import blob_keys, catalog, facts, names
 from events.blob_cache import BlobCache
 from events.checkpoints import entry_event
-from events.keys import Keyring, sum_of
+from events.keys import Keyring
 from events.outside import Guard
 from events.quotas import QuotaExceeded
 from events.records import DatasetRecord, RunRecord, StoredVersion, TriggerRecord
@@ -27,6 +27,7 @@ from events.settings import Quota
 from events.triggers import Trigger
 from rekindle.types import TinkerPath
 from rekindle.types.datasets import DatasetVersion
+from rekindle.types.keys import key_digest
 from services.data.rl.create import create
 from services.data.rl.fires import fire
 from services.data.rl.triggers import Triggers
@@ -292,7 +293,7 @@ async def test_a_request_without_an_end_is_not_listened_to(kind: str) -> None:
 
 
 def test_an_empty_key_opens_nothing() -> None:
-    assert Keyring([sum_of("")], None).tenant_of("") is None, "the sum of a variable that was not set"
+    assert Keyring([key_digest("")], None).tenant_of("") is None, "the sum of a variable that was not set"
 
 
 def test_a_cache_does_not_follow_a_link_of_somebody_else(

@@ -19,17 +19,10 @@ from pydantic import ValidationError
 from events import ids, names
 from events.checkpoints import CheckpointEntry, entry_event
 from events.edge import Edge
-from events.keys import ApiKey, Keyring, sum_of
-from events.records import (
-    EVERYONE,
-    DatasetRecord,
-    LoraShape,
-    ModelRecord,
-    RunRecord,
-    SamplerRecord,
-    SessionRecord,
-)
+from events.keys import Keyring
+from events.records import DatasetRecord, LoraShape, ModelRecord, RunRecord, SamplerRecord, SessionRecord
 from events.settings import EdgeSettings, Quota
+from rekindle.types.keys import EVERYONE, ApiKey, key_digest
 from services.gateway import futures
 from services.gateway.app import build
 from services.local.nats_server import free_port
@@ -45,10 +38,8 @@ SIGNED = "/api/v1/downloads/{expires}/{signature}/{key:path}"
 @pytest.fixture
 def nats(tmp_path: Path) -> Iterator[NatsProcess]:
     """One for each test: quotas count what there is."""
-    server = NatsProcess(tmp_path / "nats")
-    server.start()
-    yield server
-    server.stop()
+    with NatsProcess(tmp_path / "nats") as server:
+        yield server
 
 
 @pytest.fixture
@@ -59,7 +50,7 @@ def keys_file(tmp_path: Path) -> Path:
 
 
 def holder(tenant: str, key: str) -> dict[str, str]:
-    return {"hash": sum_of(key), "tenant": tenant, "name": "laptop"}
+    return {"hash": key_digest(key), "tenant": tenant, "name": "laptop"}
 
 
 def leave_keys(path: Path, *holders: dict[str, str]) -> None:
@@ -152,7 +143,7 @@ async def test_no_route_answers_without_a_key(nats: NatsProcess, tmp_path: Path,
         walked = routes(home.app)
         assert len(walked) > 50, "the gateway mounts the edges of all services"
         for method, path in walked:
-            for key in (None, "tml-guess", sum_of(ANNE), ""):
+            for key in (None, "tml-guess", key_digest(ANNE), ""):
                 answer = await home.ask(method, filled(path, {}), key)
                 assert answer.status_code == 401, f"{method} {path} with {key!r}"
                 assert answer.json() == {"detail": "X-API-Key: missing or not known"}
@@ -263,7 +254,7 @@ def replace(path: Path, text: str) -> None:
 async def test_only_the_systems_key_activates_and_it_opens_nothing_else(
     nats: NatsProcess, tmp_path: Path, keys_file: Path
 ) -> None:
-    system = [sum_of(ACTIVATOR)]
+    system = [key_digest(ACTIVATOR)]
     async with house(nats, tmp_path, keys_file=keys_file, system_keys=system) as home:
         assert (await home.ask("POST", "/activate", ANNE)).status_code == 401
         assert (await home.ask("POST", "/activate", ACTIVATOR)).status_code == 404, (

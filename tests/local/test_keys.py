@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from events.keys import sum_of
+from rekindle.types.keys import key_digest
 from services.local.process import Child, Inherited, spawn
 from services.local.stack import BaseModelChoice, StackOptions, children, listen
 
@@ -38,11 +38,11 @@ def test_graders_may_ask_this_machine_only_where_nobody_else_is_served(tmp_path:
 
 def test_the_dispatchers_key_opens_no_route_of_a_tenants(tmp_path: Path) -> None:
     found = environments(tmp_path, "127.0.0.1")
-    activation = sum_of(found["dispatcher"]["REKINDLE_ACTIVATION_KEY"])
+    activation = key_digest(found["dispatcher"]["REKINDLE_ACTIVATION_KEY"])
     for service in ("train", "sample", "checkpoint", "data", "reward"):
         assert json.loads(found[service]["REKINDLE_SYSTEM_KEYS"]) == [activation]
-        assert json.loads(found[service]["REKINDLE_API_KEYS"]) == [sum_of("k")]
-    assert json.loads(found["gateway"]["REKINDLE_API_KEYS"]) == [sum_of("k")]
+        assert json.loads(found[service]["REKINDLE_API_KEYS"]) == [key_digest("k")]
+    assert json.loads(found["gateway"]["REKINDLE_API_KEYS"]) == [key_digest("k")]
     assert activation not in str(found["gateway"])
 
 

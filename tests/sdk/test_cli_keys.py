@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from events.keys import TENANT, Keyring
+from events.keys import Keyring
 from rekindle.cli import keys
 from rekindle.cli.keys import app
 
@@ -48,10 +48,6 @@ def test_only_one_key_is_removed_at_a_time(digits: str, tmp_path: Path) -> None:
 def test_a_tenant_that_services_would_refuse_is_refused(tenant: str, tmp_path: Path) -> None:
     assert run("add", tenant, "--file", tmp_path / "keys.json")[0] == 2
     assert not (tmp_path / "keys.json").exists()
-
-
-def test_both_sides_know_the_same_tenants() -> None:
-    assert keys.TENANT.pattern == TENANT.pattern
 
 
 @pytest.mark.parametrize("text", ["half a fi", "{}", '[{"hash": 1}]'])

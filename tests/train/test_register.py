@@ -4,7 +4,8 @@ from pathlib import Path
 
 from events.bus import Bus
 from events.record_store import Records
-from events.records import EVERYONE, ModelRecord
+from events.records import ModelRecord
+from rekindle.types.keys import EVERYONE
 from services.train.register import run
 from services.train.settings import TrainSettings
 from tests.events.nats_process import NatsProcess

@@ -6,7 +6,6 @@ The file knows sha256 sums alone; a key is printed once, when it is made.
 import contextlib
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,6 @@ from rekindle.cli import output
 from rekindle.cli.output import AsJson
 
 app = typer.Typer(name="keys", help="API keys and the tenants that hold them.", no_args_is_help=True)
-TENANT = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 LEAST_DIGITS = 8
 """Of a sum, to name a key by."""
 
@@ -33,14 +31,15 @@ def add(
     name: Annotated[str, typer.Option(help="What people know it by.")] = "",
 ) -> None:
     """Make a key for a tenant, and print it: it is shown this once."""
-    if not TENANT.fullmatch(tenant) or tenant == "everyone":
-        raise typer.BadParameter(
-            "expected 1 to 40 of a-z, 0-9 and -, and not 'everyone'", param_hint="TENANT"
-        )
-    from rekindle.cluster.secrets import digest, new_key
+    from rekindle.cluster.secrets import new_key
+    from rekindle.types.keys import check_tenant, key_digest
 
+    try:
+        check_tenant(tenant)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="TENANT") from error
     key = new_key()
-    entry = {"hash": digest(key), "tenant": tenant, "name": name}
+    entry = {"hash": key_digest(key), "tenant": tenant, "name": name}
     with _alone(file):
         _write(file, [*_read(file), entry])
     typer.echo(key)

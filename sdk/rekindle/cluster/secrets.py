@@ -4,7 +4,6 @@ Of an API key only its sha256 is kept, as services compare it; the key itself is
 again. The dispatcher's own key opens services for activations and belongs to no tenant.
 """
 
-import hashlib
 import json
 import secrets
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from rekindle.cluster.api import Api, Ref
 from rekindle.cluster.place import PART_OF
 from rekindle.cluster.render import Manifest
+from rekindle.types.keys import key_digest
 
 KEYS = "rekindle-keys"
 KEY_PREFIX = "tml-"
@@ -53,16 +53,11 @@ def new_key() -> str:
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
-def digest(key: str) -> str:
-    """What is kept of a key: its sha256 in hex."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
 def _all(namespace: str, key: str) -> list[Manifest]:
     # It begins with a letter: NATS' configuration takes 12e3 for a number.
     password = f"p{secrets.token_hex(24)}"
     system = new_key()
-    entry = {"hash": digest(key), "tenant": TENANT, "name": "first"}
+    entry = {"hash": key_digest(key), "tenant": TENANT, "name": "first"}
     contents = {
         "rekindle-nats": {
             "NATS_USER": "rekindle",
@@ -77,7 +72,7 @@ def _all(namespace: str, key: str) -> list[Manifest]:
         "rekindle-links": {"REKINDLE_EXTERNAL_URLS_SECRET": secrets.token_hex(32)},
         "rekindle-activation": {
             "REKINDLE_ACTIVATION_KEY": system,
-            "REKINDLE_SYSTEM_KEYS": json.dumps([digest(system)]),
+            "REKINDLE_SYSTEM_KEYS": json.dumps([key_digest(system)]),
         },
     }
     return [_secret(name, namespace, content) for name, content in contents.items()]

@@ -13,6 +13,7 @@ In reading order:
 5. `losses`    the losses and what each takes
 6. `datums`    training batches: parse and check; `peek` reads who sent what that does not parse
 7. `results`   what training and sampling answer
+8. `keys`      files of API keys, and the tenants that hold them
 """
 
 from rekindle.types.datums import (

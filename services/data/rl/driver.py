@@ -17,8 +17,9 @@ import structlog
 from events import names, tasks
 from events.edge import Edge
 from events.failure import CommandFailed, GivenBack, NotFound
-from events.records import EVERYONE, ModelRecord, RlRunRecord
+from events.records import ModelRecord, RlRunRecord
 from events.retry import until_available
+from rekindle.types.keys import EVERYONE
 from services.data.rl import machine
 from services.data.rl.messages import Command, Event, Failed, Finish, TimeUp, Wanted
 from services.data.rl.perform import Performer

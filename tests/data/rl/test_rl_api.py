@@ -11,7 +11,8 @@ import pytest
 
 from events.bus import Bus
 from events.record_store import Records
-from events.records import EVERYONE, ModelRecord
+from events.records import ModelRecord
+from rekindle.types.keys import EVERYONE
 from tests.data.lab import Lab, wait_until
 
 Json = dict[str, Any]
