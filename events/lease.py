@@ -74,6 +74,12 @@ async def read_head(bus: Bus, stream: str, root: str) -> Head:
     return Head.model_validate_json(envelope.data_of(stored.event))
 
 
+async def read_resolved(bus: Bus, stream: str, root: str) -> set[int]:
+    """The numbers that have a result."""
+    subjects = await bus.subjects(stream, f"{root}.result.*")
+    return {int(subject.rpartition(".")[2]) for subject in subjects}
+
+
 def _lease(stored: Stored) -> Lease:
     return Lease.model_validate_json(envelope.data_of(stored.event))
 
@@ -127,8 +133,7 @@ class RunHolder:
     @again_when_unavailable
     async def resolved(self) -> set[int]:
         """The numbers of this run that have a result. Under our lease no others come but our own."""
-        subjects = await self._bus.subjects(self._stream, f"{self.root}.result.*")
-        return {int(subject.rpartition(".")[2]) for subject in subjects}
+        return await read_resolved(self._bus, self._stream, self.root)
 
     @again_when_unavailable
     async def head(self) -> Head:

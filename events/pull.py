@@ -119,24 +119,17 @@ class Puller:
                 item = await self._queue.get()
         except TimeoutError:
             return None
-        return self._given(item)
-
-    def next_now(self) -> Delivery | None:
-        """A message that is already here."""
-        return None if self._queue.empty() else self._given(self._queue.get_nowait())
+        if isinstance(item, DemandEnded):
+            return None
+        if isinstance(item, Exception):
+            raise item
+        return item
 
     def take(self) -> list[Delivery]:
         """All messages that are already here."""
         items = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
         self.gone = self.gone or any(isinstance(item, ConsumerGone) for item in items)
         return [item for item in items if isinstance(item, Delivery)]
-
-    def _given(self, item: Delivery | Exception) -> Delivery | None:
-        if isinstance(item, DemandEnded):
-            return None
-        if isinstance(item, Exception):
-            raise item
-        return item
 
     def wake(self) -> None:
         """Let `next` return, because demand has changed."""

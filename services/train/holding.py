@@ -12,7 +12,7 @@ import structlog
 from events import catalog, envelope, ids, liveness, names
 from events.blobs import Blobs
 from events.bus import Bus
-from events.lease import Lease, RunHolder, read_head, read_lease
+from events.lease import Lease, RunHolder, read_head, read_lease, read_resolved
 from events.retry import again_when_unavailable
 from services.train.held import DEATHS_ALONE, HeldRun, loop_time
 from services.train.snapshots import Snapshots
@@ -86,11 +86,7 @@ class Holding:
         if await read_lease(self.bus, stream, run.root) is None:
             return run.vanish()
         run.begin_at(await read_head(self.bus, stream, run.root))
-        run.resolve(await self._resolved(run))
-
-    async def _resolved(self, run: HeldRun) -> list[int]:
-        found = await self.bus.subjects(names.run_stream(self.base), f"{run.root}.result.*")
-        return [int(subject.rpartition(".")[2]) for subject in found]
+        run.resolve(await read_resolved(self.bus, stream, run.root))
 
     @again_when_unavailable
     async def _judge(self, run: HeldRun) -> Lease | None:
@@ -105,7 +101,7 @@ class Holding:
             return lease
         if await liveness.lives(self.bus, lease.replica):
             return None
-        run.resolve(await self._resolved(run))
+        run.resolve(await read_resolved(self.bus, stream, run.root))
         suspect = min((n for n in run.pending if n > head.number), default=None)
         deaths = 0 if suspect is None else lease.deaths + 1 if lease.suspect == suspect else 1
         if deaths >= DEATHS_ALONE:
