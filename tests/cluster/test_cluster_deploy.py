@@ -1,5 +1,6 @@
 """`rekindle deploy` against a simulated cluster, through the real client."""
 
+import copy
 import json
 import re
 import socket
@@ -188,6 +189,31 @@ def test_models_that_run_other_images_are_named(cluster: Cluster, small: Path) -
     assert not cluster.run("deploy", "--overlay", small, "--wait", 0, "--registry", "registry.example").stderr
 
 
+def as_kubectl_does(cluster: Cluster, text: str) -> None:
+    """`kubectl apply`: objects written as a whole, with what was applied as an annotation."""
+    for one in yaml.safe_load_all(text):
+        applied = {"kubectl.kubernetes.io/last-applied-configuration": json.dumps(one)}
+        about = {**one["metadata"], "annotations": {**one["metadata"].get("annotations", {}), **applied}}
+        cluster.server.put({**one, "metadata": about}, "kubectl-client-side-apply")
+
+
+def test_what_was_rendered_and_applied_by_kubectl_is_taken_over_unchanged(
+    cluster: Cluster, small: Path
+) -> None:
+    as_kubectl_does(cluster, cluster.done("deploy", "--overlay", small, "--render"))
+    as_kubectl_does(cluster, cluster.done("models", "add", "Qwen/Qwen3-0.6B", "--render"))
+    before = {
+        key: copy.deepcopy(one.object["spec"])
+        for key, one in cluster.server.objects.items()
+        if "spec" in one.object
+    }
+    cluster.done("deploy", "--overlay", small)
+    cluster.done("models", "add", "Qwen/Qwen3-0.6B", "--wait", 0)
+    assert {key: cluster.server.objects[key].object["spec"] for key in before} == before
+    said = json.loads(cluster.done("deploy", "--overlay", small, "--json"))
+    assert {one["action"] for one in said["objects"]} == {"unchanged"}
+
+
 # ---- Looking before ----
 
 
@@ -369,6 +395,17 @@ def test_a_deployment_that_was_cut_short_goes_on_when_it_is_repeated(cluster: Cl
     said = json.loads(cluster.done("deploy", "--overlay", small, "--json"))
     assert {one["action"] for one in said["objects"]} == {"created", "unchanged"}
     assert cluster.server.secret("rekindle-keys") == before and said["key"] is None
+
+
+def test_a_cluster_that_goes_away_while_one_waits_is_one_line(cluster: Cluster, small: Path) -> None:
+    def go_away(verb: str, key: Key) -> None:
+        if (verb, key.plural) == ("list", "deployments"):
+            raise GoneAway
+
+    cluster.server.obstacles.append(go_away)
+    found = cluster.run("deploy", "--overlay", small)
+    assert found.exit_code == 1 and "shown this once" in found.stdout and "gateway" in found.stdout
+    assert "the cluster does not answer" in found.stderr and found.stderr.count("\n") == 1
 
 
 def test_a_quota_is_not_taken_for_a_missing_right(cluster: Cluster, small: Path) -> None:

@@ -193,6 +193,26 @@ def test_every_overlay_renders_for_any_namespace(overlay: str) -> None:
     assert "dev.local" not in text and ".rekindle.svc" not in text and "namespace: rekindle" not in text
 
 
+def test_a_setting_that_changes_makes_the_pods_anew_that_read_it(tmp_path: Path) -> None:
+    """And no other ones: a pod reads its ConfigMaps when it starts."""
+    base = manifests.folder() / "base"
+    patch = "- op: replace\n  path: /data/nats.conf\n  value: x"
+    target = {"kind": "ConfigMap", "name": "nats"}
+    spec = {"resources": [str(base)], "patches": [{"target": target, "patch": patch}]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(spec))
+    old, new = installation(base), installation(tmp_path)
+    changed = {two["metadata"]["name"] for one, two in zip(old, new, strict=True) if one != two}
+    kinds = {two["kind"] for one, two in zip(old, new, strict=True) if one != two}
+    assert changed == {"nats"} and kinds == {"ConfigMap", "StatefulSet"}
+    assert len({marks(one) for one in old}) == 3, "of NATS, of the services, and of what reads none"
+
+
+def marks(one: dict[str, Any]) -> str | None:
+    template = (one.get("spec") or {}).get("template") or {}
+    found: str | None = template.get("metadata", {}).get("annotations", {}).get("rekindle.dev/settings")
+    return found
+
+
 def test_the_wheel_brings_the_manifests_to_where_they_are_looked_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]

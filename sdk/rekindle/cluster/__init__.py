@@ -7,8 +7,10 @@ place.py      the same for one installation: its namespace, its registry
 api.py        the cluster's API, with errors that say what to do
 apply.py      server-side apply that leaves alone what others have set
 secrets.py    passwords and keys, made once
+inventory.py  what deployments have made, and what of it goes
 deploy.py     all of it in order, and when it is ready
 models.py     the services of a base model: added, listed, removed
+remembered.py options of a base model, kept with its services
 status.py     how the services fare
 reasons.py    why one of them does not scale
 
