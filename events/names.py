@@ -98,6 +98,7 @@ def alive_subject(replica: str) -> str:
 
 REWARD_FILTER = "reward.>"
 DATA_FILTER = "data.>"
+WAITS = "waits"
 QUEUED = "queued"
 """Prefix under which the stream of a work queue announces a command."""
 
@@ -120,6 +121,16 @@ def sampler_filter(base: str, tenant: str, run: str, sampler: str) -> str:
 
 def reward_subject(tenant: str, request: str, shard: int) -> str:
     return f"reward.{token(tenant)}.{id_token(request)}.{shard}"
+
+
+def waiting_subject(tenant: str, request: str, shard: int) -> str:
+    """Of a shard that somebody outside scores, while we wait."""
+    return f"{reward_subject(tenant, request, shard)}.{WAITS}"
+
+
+def only_waits(subject: str) -> bool:
+    """Whether the command of the reward service on a subject, announced or not, computes nothing."""
+    return subject.endswith(f".{WAITS}")
 
 
 def data_subject(tenant: str, owner: str, seq: int) -> str:

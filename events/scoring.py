@@ -13,7 +13,11 @@ from events.shards import Sharding, digest_of
 from rekindle.types import rewards
 from rekindle.types.rewards import ScoreItem, ScoreRequest
 
+OUTSIDE = ("remote", "llm_judge")
+"""Graders that compute nothing here: they wait for somebody outside."""
 SHARDING = Sharding("reward", names.reward_subject, catalog.SCORE)
+WAITING = Sharding("reward", names.waiting_subject, catalog.SCORE)
+"""Of requests that only such graders score: the subject alone says that a command takes next to nothing."""
 REGISTERING = Sharding("reward", names.reward_subject, catalog.REGISTER)
 """Of one command, whose result is that of the request."""
 SHARD_ITEMS = 32
@@ -53,12 +57,21 @@ def commands_of(request: ScoreRequest) -> tuple[list[bytes], str]:
     return shards, digest_of(request.model_dump_json().encode())
 
 
-async def submit(bus: Bus, blobs: Blobs, tenant: str, key: str, commands: list[bytes], digest: str) -> str:
+def sharding_of(grader: rewards.Grader) -> Sharding:
+    """How requests to a grader are queued; one that computes but a part of its score computes."""
+    parts = grader.params.graders if isinstance(grader, rewards.Weighted) else ()
+    types: list[str] = [part.grader.type for part in parts] or [grader.type]
+    return WAITING if set(types) <= set(OUTSIDE) else SHARDING
+
+
+async def submit(
+    bus: Bus, blobs: Blobs, tenant: str, key: str, grader: rewards.Grader, commands: list[bytes], digest: str
+) -> str:
     """Queue the commands of a request under its idempotency key; returns the request's id.
 
     Repeated, it changes nothing. Raises AnotherRequest when the key stands for other content, StreamFull or
     BusUnavailable.
     """
     request_id = ids.score_id(key)
-    await SHARDING.submit(bus, blobs, tenant, request_id, commands, digest=digest)
+    await sharding_of(grader).submit(bus, blobs, tenant, request_id, commands, digest=digest)
     return request_id

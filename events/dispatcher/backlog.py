@@ -1,8 +1,9 @@
 """How much work waits for a service, read from the streams; nothing is remembered but what cannot change.
 
 A work queue's backlog is what lies in it, since what is acknowledged leaves it; in tokens where commands say how many
-they may take. Facts that triggers have not seen count for the data service, which looks at them; an RL run that it
-drives counts for next to nothing, since driving is waiting. A trainer's is its runs that have a command which can run
+they may take. Facts that triggers have not seen count for the data service, which looks at them. What is mostly waiting
+counts for next to nothing: an RL run that the data service drives, a shard that somebody outside scores. A trainer's is
+its runs that have a command which can run
 and has no result; a run whose next command waits for a missing number counts from the time at which that number is
 given up.
 """
@@ -18,6 +19,7 @@ from events.bus import Bus
 from events.platform import ServiceSpec
 from events.reads import Stored
 from events.streams import CHECKPOINT, DATA, REWARD, SAMPLE
+from events.worker import MOST_OUTSIDE
 
 TOKENS = "ce-tokens"
 """Header of a command: tokens that it may take."""
@@ -78,8 +80,8 @@ def backlog_of(spec: ServiceSpec, bus: Bus, gap_seconds: float) -> Backlog:
     """The backlog of a service."""
     if spec.kind == "train":
         return RunBacklog(bus, spec.base or "", gap_seconds)
-    kind = DataBacklog if spec.kind == "data" else QueueBacklog
-    return kind(bus, queue_of(spec.kind, spec.base), spec.capacity)
+    kinds = {"data": DataBacklog, "reward": RewardBacklog}
+    return kinds.get(spec.kind, QueueBacklog)(bus, queue_of(spec.kind, spec.base), spec.capacity)
 
 
 class QueueBacklog:
@@ -99,15 +101,16 @@ class QueueBacklog:
     def hear(self, subject: str, headers: Mapping[str, str]) -> float:
         if (tokens := headers.get(TOKENS, "")).isdigit():
             self._mean_cost = 0.9 * self._mean_cost + 0.1 * int(tokens)
-        return self._mean_cost
+        return self._cost_of(subject)
 
     async def read(self) -> float:
-        return self._mean_cost * len(await self._queued())
-
-    async def _queued(self) -> list[str]:
         found = await self._bus.subjects(self._place.stream, self._place.filter)
         self.depth = len(found)
-        return found
+        return sum(map(self._cost_of, found))
+
+    def _cost_of(self, subject: str) -> float:
+        """What a command counts for, by all that is known of it without reading it."""
+        return self._mean_cost
 
     async def waiting(self, before: datetime) -> list[Stored]:
         found = [one async for one in self._bus.walk(self._place.stream, self._place.filter)]
@@ -117,14 +120,18 @@ class QueueBacklog:
 class DataBacklog(QueueBacklog):
     """A queue with commands that last for as long as an RL run does, and facts that triggers have not seen."""
 
-    def hear(self, subject: str, headers: Mapping[str, str]) -> float:
-        return self._cost_of(subject)
-
     async def read(self) -> float:
-        return sum(map(self._cost_of, await self._queued())) + await triggers.unseen(self._bus)
+        return await super().read() + await triggers.unseen(self._bus)
 
     def _cost_of(self, subject: str) -> float:
         return self._capacity / DRIVEN_RUNS if names.drives_rl_run(subject) else self._mean_cost
+
+
+class RewardBacklog(QueueBacklog):
+    """A queue with commands that only wait, of which one replica takes very many at once."""
+
+    def _cost_of(self, subject: str) -> float:
+        return self._capacity / MOST_OUTSIDE if names.only_waits(subject) else self._mean_cost
 
 
 class RunBacklog:

@@ -12,7 +12,7 @@ from events.edge import EdgeDep, TenantDep, parse, read_json
 from events.failure import NotFound
 from events.grading import check_grader
 from events.records import SandboxRecord
-from events.scoring import REGISTERING, SHARDING, cut
+from events.scoring import REGISTERING, cut, sharding_of
 from events.shards import WHOLE, AnotherRequest, digest_of
 from events.streams import REWARD
 from rekindle.types import InvalidField
@@ -45,7 +45,8 @@ async def score(request: Request, edge: EdgeDep, tenant: TenantDep) -> Answer:
     wanted = await pins.pin(edge, Functions(edge.records), tenant, request_id, wanted, digest)
     shards = await anyio.to_thread.run_sync(_shards, wanted)
     try:
-        await SHARDING.submit(edge.bus, edge.blobs, tenant, request_id, shards, digest=digest)
+        sharding = sharding_of(wanted.grader)
+        await sharding.submit(edge.bus, edge.blobs, tenant, request_id, shards, digest=digest)
     except AnotherRequest as error:
         raise InvalidField("idempotency_key", "was used before, for a request with other content") from error
     future = UntypedFuture(request_id=ids.future_id(request_id, WHOLE))

@@ -18,7 +18,7 @@ from events.bus import Bus
 from events.failure import Failure
 from events.outcomes import MAX_FAILURES
 from events.queues import Answer, Queue
-from events.scoring import SHARDING, ScoreShard
+from events.scoring import OUTSIDE, SHARDING, ScoreShard
 from events.shards import ShardResult
 from events.streams import RESULTS, REWARD
 from events.worker import QueueWorker
@@ -30,8 +30,6 @@ from services.reward.scorer import Scorer
 SCORES = TypeAdapter(list[Score])
 EXCLUSION = ("outcome", "reason", "grader_version", "attempts")
 """What a fact says of a score that is none."""
-WAITING = ("remote", "llm_judge")
-"""Graders that compute nothing here: they wait for somebody outside."""
 
 
 class RewardWorker:
@@ -175,7 +173,7 @@ def _is_outside(_: CloudEvent, data: bytes) -> bool:
     core from others. What it computes beside that waits for a process like all else."""
     grader = from_json(data).get("grader", {})
     parts = grader.get("params", {}).get("graders", ()) if grader.get("type") == "weighted" else ()
-    return any(one.get("type") in WAITING for one in (grader, *(part["grader"] for part in parts)))
+    return any(one.get("type") in OUTSIDE for one in (grader, *(part["grader"] for part in parts)))
 
 
 def _tenant(event: CloudEvent) -> str:

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +15,14 @@ from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.dispatcher import plan
 from events.dispatcher import service as service_module
-from events.dispatcher.backlog import DRIVEN_RUNS, DataBacklog, QueueBacklog, RunBacklog, queue_of
+from events.dispatcher.backlog import (
+    DRIVEN_RUNS,
+    DataBacklog,
+    QueueBacklog,
+    RunBacklog,
+    backlog_of,
+    queue_of,
+)
 from events.dispatcher.dispatcher import Dispatcher
 from events.dispatcher.post import make_client
 from events.dispatcher.service import ActivatedService
@@ -26,13 +34,22 @@ from events.reads import Stored
 from events.record_store import Records
 from events.records import LoraShape, RunRecord, SamplerRecord, ServiceRecord
 from events.runlog import RunLog
-from events.streams import CHECKPOINT, DATA, SAMPLE
+from events.scoring import SHARD_ITEMS, commands_of, submit
+from events.streams import CHECKPOINT, DATA, REWARD, SAMPLE
 from events.tasks import end
+from events.worker import MOST_OUTSIDE
 from rekindle.types import ServiceInfo
 from rekindle.types.keys import EVERYONE
+from rekindle.types.rewards import ScoreItem, ScoreRequest
 
 TENANT = "local"
 GAP = 300.0
+MATH = {"type": "math", "params": {"column": "answer"}}
+JUDGE = {"type": "remote", "params": {"url": "https://judge.example/score"}}
+JUDGES, BOTH = (
+    {"type": "weighted", "params": {"graders": [{"weight": 0.5, "grader": one} for one in parts]}}
+    for parts in ((JUDGE, JUDGE), (JUDGE, MATH))
+)
 
 
 @dataclass
@@ -231,6 +248,30 @@ async def test_hundreds_of_driven_runs_ask_for_one_replica(lab: Lab) -> None:
     await queue(ids.data_id("ab"), catalog.DERIVE)
     assert await backlog.read() - others - driven == pytest.approx(1.0), "it works, and does not wait"
     await lab.bus.purge(DATA, f"data.{names.token(lab.base)}.>")
+
+
+@pytest.mark.parametrize(
+    ("grader", "each"), [(MATH, 1.0), (BOTH, 1.0), (JUDGE, 4.0 / MOST_OUTSIDE), (JUDGES, 4.0 / MOST_OUTSIDE)]
+)
+async def test_shards_that_only_wait_for_somebody_outside_ask_for_no_replica_more(
+    lab: Lab, grader: dict[str, Any], each: float
+) -> None:
+    spec = ServiceSpec(name="reward", kind="reward", url="http://x", most=8, capacity=4.0)
+    backlog = backlog_of(spec, lab.bus, GAP)
+    others, heard, shards = await backlog.read(), [], 9
+    stop = await lab.bus.hear(backlog.subject, lambda *said: heard.append(backlog.hear(*said)))
+    items = tuple(ScoreItem(prompt="", completion="") for _ in range(SHARD_ITEMS * shards))
+    request = ScoreRequest.model_validate(
+        {"grader": grader, "items": items, "columns": {"answer": "1"}, "idempotency_key": lab.base}
+    )
+    commands, digest = commands_of(request)
+    await submit(lab.bus, lab.blobs, lab.base, lab.base, request.grader, commands, digest)
+    assert await backlog.read() - others == pytest.approx(shards * each)
+    while not heard:  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0)
+    assert heard[0] == pytest.approx(each)
+    await stop()
+    await lab.bus.purge(REWARD, f"reward.{names.token(lab.base)}.>")
 
 
 async def test_runs_count_that_have_a_command_without_a_result(lab: Lab) -> None:

@@ -181,14 +181,15 @@ class Asking:
 
     async def _grade(self, command: Score | Evaluate, items: Sequence[ScoreItem]) -> None:
         """Raises InvalidField for a row that lacks what the grader needs."""
-        key = ids.score_key(self._run, command)
+        key, grader = ids.score_key(self._run, command), self._grader(command)
 
         def prepared() -> tuple[list[bytes], str]:
             try:
-                request = ScoreRequest(grader=self._grader(command), items=tuple(items), idempotency_key=key)
+                request = ScoreRequest(grader=grader, items=tuple(items), idempotency_key=key)
             except ValidationError as error:
                 raise first_mistake(error) from error
             return scoring.commands_of(request)
 
         commands, digest = await anyio.to_thread.run_sync(prepared)
-        await scoring.submit(self._edge.bus, self._edge.blobs, self._tenant, key, commands, digest)
+        bus, blobs = self._edge.bus, self._edge.blobs
+        await scoring.submit(bus, blobs, self._tenant, key, grader, commands, digest)
