@@ -53,6 +53,7 @@ activation.py   the request that a replica works under, as an event
 activate.py     its HTTP side
 platform.py     how the services fare, by who runs them
 knative.py      the same, by the records of a Knative cluster
+revisions.py    what these records say
 notify.py       what a process tells its parent
 settings.py     what every service is told by its environment
 trace.py        which trace the work at hand belongs to

@@ -84,8 +84,7 @@ class Dispatcher:
         found = {spec.name: spec for spec in await self._platform.services()}
         for name, (service, task) in list(self._kept.items()):
             spec = found.get(name)
-            if spec is not None and service.spec.model_copy(update={"most": spec.most}) == spec:
-                service.bound(spec.most)
+            if spec is not None and service.becomes(spec):
                 continue
             log.info("service.left", service=name)
             del self._kept[name]

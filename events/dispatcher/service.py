@@ -77,12 +77,14 @@ class ActivatedService:
         """Try seldom until something comes, or no longer seldom."""
         self.slots = plan.rest(self.slots, resting)
 
-    def bound(self, most: int) -> None:
-        """So many activations at once from now on; those beyond that are left to end."""
-        if most != self.spec.most:
-            self.spec = self.spec.model_copy(update={"most": most})
-            self._scale = Scale(most, self.spec.capacity)
+    def becomes(self, spec: ServiceSpec) -> bool:
+        """What holds from now on, if it is still the same work; activations that are open are left to end."""
+        if (spec.kind, spec.base, spec.capacity) != (self.spec.kind, self.spec.base, self.spec.capacity):
+            return False
+        if spec != self.spec:
+            self.spec, self._scale = spec, Scale(spec.most, spec.capacity)
             self.look()
+        return True
 
     def look(self) -> None:
         """Read the backlog soon: something has changed."""

@@ -50,7 +50,8 @@ class WarmParent:
     def __init__(self, child: Child) -> None:
         self.child = child
         self._line: socket.socket | None = None
-        self._warm = asyncio.Event()
+        self.warm = asyncio.Event()
+        """Whether it can fork."""
         self._asked: deque[asyncio.Future[Forked]] = deque()
         self._children: dict[int, Forked] = {}
 
@@ -78,7 +79,7 @@ class WarmParent:
         """Raises OSError."""
         if self.child.state == "failed":
             raise ConnectionRefusedError("the parent was given up")
-        await self._warm.wait()
+        await self.warm.wait()
         if self._line is None:
             raise ConnectionResetError("the parent has died")
         fds = {"log": inherited.log, "listening": inherited.listening, "notify": inherited.notify}
@@ -103,7 +104,7 @@ class WarmParent:
 
     def _told(self, said: dict[str, int]) -> None:
         if "warm" in said:
-            self._warm.set()
+            self.warm.set()
         elif "pid" in said:
             forked = self._children[said["pid"]] = Forked(said["pid"])
             asked = self._asked.popleft()
@@ -118,7 +119,7 @@ class WarmParent:
             asyncio.get_running_loop().remove_reader(self._line)
             self._line.close()
             self._line = None
-        self._warm.clear()
+        self.warm.clear()
         while self._asked:
             asked = self._asked.popleft()
             if not asked.done():

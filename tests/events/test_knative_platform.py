@@ -1,14 +1,16 @@
 """Knative's own records, as a cluster writes them, say which services there are and how they fare."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from kubernetes.client.exceptions import ApiException
 
-from events import knative
+from events import knative, revisions
 from events.dispatcher.settings import DispatcherSettings
-from events.knative import Cluster, KnativePlatform, spec_of, status_of
+from events.knative import KnativePlatform
+from events.revisions import Cluster, spec_of, status_of
 
 WHEN = "2026-11-01T10:00:00Z"
 THEN = datetime(2026, 11, 1, 10, tzinfo=UTC)
@@ -39,9 +41,39 @@ def service(kind: str = "train", **changes: Any) -> dict[str, Any]:
     }
 
 
-def revision(name: str, status: str = "True", **said: str) -> dict[str, Any]:
+def revision(
+    name: str,
+    status: str = "True",
+    /,
+    *,
+    most: int = 3,
+    limits: Any = None,
+    deadline: str = "600s",
+    **said: str,
+) -> dict[str, Any]:
     ready = {"type": "Ready", "status": status, "lastTransitionTime": WHEN, **said}
-    return {"metadata": {"name": name}, "status": {"conditions": [ready]}}
+    annotations = {
+        "autoscaling.knative.dev/max-scale": str(most),
+        "serving.knative.dev/progress-deadline": deadline,
+    }
+    labels = {"serving.knative.dev/service": "train-qwen-1234"}
+    return {
+        "metadata": {"name": name, "labels": labels, "annotations": annotations},
+        "spec": {"containerConcurrency": 16, **(limits or {})},
+        "status": {"conditions": [ready]},
+    }
+
+
+def traffic(**percents: int) -> dict[str, Any]:
+    """A service whose newest revision is the third, of which nothing shall matter."""
+    made = service()
+    shares = [
+        {"revisionName": {"first": FIRST, "second": SECOND}[name], "percent": percent}
+        for name, percent in percents.items()
+    ]
+    tag = {"revisionName": THIRD, "percent": 0, "tag": "next", "url": "http://next"}
+    made["status"] |= {"traffic": [*shares, tag], "latestCreatedRevisionName": THIRD}
+    return made
 
 
 def scale(name: str, actual: int, desired: int, **condition: str) -> dict[str, Any]:
@@ -51,7 +83,7 @@ def scale(name: str, actual: int, desired: int, **condition: str) -> dict[str, A
 
 
 def cluster(
-    *, revisions: list[dict[str, Any]], scales: list[dict[str, Any]], seconds: float = 0.0
+    *, revisions: list[dict[str, Any]], scales: Sequence[dict[str, Any]] = (), seconds: float = 0.0
 ) -> Cluster:
     """As read so many seconds after all conditions have changed."""
     return Cluster(
@@ -62,11 +94,12 @@ def cluster(
     )
 
 
-FIRST = "train-qwen-1234-00001"
+FIRST, SECOND, THIRD = (f"train-qwen-1234-0000{number}" for number in (1, 2, 3))
+WAITS = {"status": "Unknown", "reason": "Queued", "message": "requests are buffered"}
 
 
 def test_bounds_and_names_become_slots() -> None:
-    spec = spec_of(service(), "rekindle")
+    spec = spec_of(service(), Cluster(), "rekindle")
     assert spec is not None
     assert (spec.name, spec.kind, spec.base) == ("train-qwen-1234", "train", "Qwen/Qwen3-8B")
     assert (spec.most, spec.capacity) == (48, 2.0), "three replicas with sixteen runs each"
@@ -86,19 +119,41 @@ def test_bounds_and_names_become_slots() -> None:
     ],
 )
 def test_an_activation_ends_before_knative_ends_the_request(limits: dict[str, int], seconds: float) -> None:
-    spec = spec_of(service(spec={"template": {"spec": limits}}), "rekindle")
+    spec = spec_of(service(spec={"template": {"spec": limits}}), Cluster(), "rekindle")
     assert spec is not None and spec.seconds == pytest.approx(seconds)
 
 
 def test_what_is_not_said_has_a_bound_and_an_address() -> None:
     bare = service(status={}, spec={"template": {"spec": {}}})
-    spec = spec_of(bare, "lab")
-    assert spec is not None and spec.most == knative.UNBOUNDED
+    spec = spec_of(bare, Cluster(), "lab")
+    assert spec is not None and spec.most == revisions.UNBOUNDED
     assert spec.url == "http://train-qwen-1234.lab.svc.cluster.local"
 
 
+@pytest.mark.parametrize(
+    ("percents", "most", "seconds"),
+    [
+        ({"first": 100}, 4 * 16, 270.0),
+        ({"second": 100}, 2 * 16, 54.0),  # a rollback brings the bounds of then, too
+        ({"first": 90, "second": 10}, 71, 54.0),  # the first takes 64 of 71
+        ({"first": 50, "second": 50}, 64, 54.0),
+    ],
+    ids=["latest", "rollback", "canary", "halves"],
+)
+def test_what_holds_is_said_by_the_revisions_that_requests_go_to(
+    percents: dict[str, int], most: int, seconds: float
+) -> None:
+    found = [
+        revision(FIRST, most=4),
+        revision(SECOND, most=2, limits={"timeoutSeconds": 60}),
+        revision(THIRD, most=1, limits={"timeoutSeconds": 10}),
+    ]
+    spec = spec_of(traffic(**percents), cluster(revisions=found), "rekindle")
+    assert spec is not None and (spec.most, spec.seconds) == (most, pytest.approx(seconds))
+
+
 def test_nobody_activates_the_gateway() -> None:
-    assert spec_of(service("gateway"), "rekindle") is None
+    assert spec_of(service("gateway"), Cluster(), "rekindle") is None
 
 
 @pytest.mark.parametrize(
@@ -172,7 +227,7 @@ def test_what_may_pass_is_a_verdict_only_when_it_lasts(
     reason: str, seconds: float, given: float | None
 ) -> None:
     failed = revision(FIRST, "False", reason=reason, message=f"said {reason}")
-    waiting = scale(FIRST, 0, 1, status="Unknown", reason="Queued", message="requests are buffered")
+    waiting = scale(FIRST, 0, 1, **WAITS)
     status = status_of(failing(), cluster(revisions=[failed], scales=[waiting], seconds=seconds))
     assert status.reason == f"said {reason}", "and not that requests are buffered"
     if given is None:
@@ -183,9 +238,7 @@ def test_what_may_pass_is_a_verdict_only_when_it_lasts(
 
 
 def test_a_service_with_a_short_progress_deadline_is_given_up_sooner() -> None:
-    made = failing()
-    made["spec"]["template"]["metadata"]["annotations"]["serving.knative.dev/progress-deadline"] = "1m30s"
-    failed = revision(FIRST, "False", reason="ExitCode1")
+    made, failed = failing(), revision(FIRST, "False", deadline="1m30s", reason="ExitCode1")
     early, late = (
         Cluster((made,), {FIRST: failed}, at=THEN + timedelta(seconds=seconds)) for seconds in (89, 91)
     )
@@ -198,7 +251,7 @@ def test_a_service_with_a_short_progress_deadline_is_given_up_sooner() -> None:
 def test_replicas_that_do_not_come_within_the_progress_deadline_are_given_up(
     seconds: float, given: float | None
 ) -> None:
-    waiting = scale(FIRST, 0, 1, status="Unknown", reason="Queued", message="requests are buffered")
+    waiting = scale(FIRST, 0, 1, **WAITS)
     status = status_of(service(), cluster(revisions=[revision(FIRST)], scales=[waiting], seconds=seconds))
     if given is None:
         assert (status.state, status.verdict) == ("starting", None)
@@ -207,8 +260,74 @@ def test_replicas_that_do_not_come_within_the_progress_deadline_are_given_up(
         assert status.verdict.reason == "no replica was ready within 600 s"
 
 
+def test_a_crash_before_replicas_were_last_asked_for_is_past() -> None:
+    """Knative forgets a crash when a pod is ready again, and not at zero: a service may have slept for days since."""
+    crashed = revision(FIRST, "False", reason="ExitCode137", message="it was killed")
+    asleep = scale(FIRST, 0, 0, status="False", reason="NoTraffic")
+    status = status_of(failing(), cluster(revisions=[crashed], scales=[asleep], seconds=9000.0))
+    assert (status.state, status.verdict) == ("zero", None)
+    woken = (THEN + timedelta(seconds=9000)).isoformat()
+    starts = scale(FIRST, 0, 1, **WAITS, lastTransitionTime=woken)
+    for seconds, given in ((119.0, None), (121.0, 120.0)):
+        later = cluster(revisions=[crashed], scales=[starts], seconds=9000.0 + seconds)
+        verdict = status_of(failing(), later).verdict
+        assert (verdict and (verdict.at - THEN).total_seconds() - 9000.0) == given
+
+
+def test_a_revision_that_never_started_stays_given_up() -> None:
+    made, crashed = failing(), revision(FIRST, "False", reason="ExitCode1", message="no such model")
+    made["status"]["traffic"] = []
+    asleep = scale(FIRST, 0, 0, status="False", reason="NoTraffic")
+    status = status_of(made, cluster(revisions=[crashed], scales=[asleep], seconds=9000.0))
+    assert status.verdict is not None and status.verdict.reason == "no such model"
+
+
+ROLLOUT = [revision(FIRST), revision(SECOND), revision(THIRD)]
+
+
+@pytest.mark.parametrize(
+    ("percents", "first", "second", "expected"),
+    [
+        ({"first": 50, "second": 50}, (1, 1), (2, 2), ("ready", 3, None)),
+        ({"first": 90, "second": 10}, (0, 0), (1, 1), ("ready", 1, None)),
+        ({"second": 100}, (1, 1), (0, 0), ("ready", 1, None)),  # the old one finishes what it has
+        (
+            {"second": 100},
+            (1, 1),
+            (0, 1),
+            ("starting", 1, "requests are buffered"),
+        ),  # it has the only GPU still
+    ],
+    ids=["split", "canary", "finishing", "waiting"],
+)
+def test_in_a_rollout_all_revisions_with_replicas_count(
+    percents: dict[str, int],
+    first: tuple[int, int],
+    second: tuple[int, int],
+    expected: tuple[str, int, str | None],
+) -> None:
+    scales = [
+        scale(name, *counts, **(WAITS if counts == (0, 1) else {"status": "True"}))
+        for name, counts in ((FIRST, first), (SECOND, second))
+    ]
+    found = cluster(revisions=ROLLOUT, scales=scales, seconds=9000.0)
+    status = status_of(traffic(**percents), found)
+    assert (status.state, status.replicas, status.reason) == expected and status.verdict is None
+
+
+def test_a_split_is_given_up_only_when_both_revisions_are() -> None:
+    made, failed = traffic(first=90, second=10), revision(FIRST, "False", reason="ExitCode1", message="crash")
+    waiting = [scale(FIRST, 0, 1, **WAITS), scale(SECOND, 0, 0, status="False", reason="NoTraffic")]
+    alone = cluster(revisions=[failed, revision(SECOND)], scales=waiting, seconds=9000.0)
+    assert (status_of(made, alone).state, status_of(made, alone).verdict) == ("starting", None)
+    waiting[1] = scale(SECOND, 0, 1, **WAITS)
+    both = cluster(revisions=[failed, revision(SECOND)], scales=waiting, seconds=601.0)
+    verdict = status_of(made, both).verdict
+    assert verdict is not None and (verdict.at, verdict.reason) == (THEN + timedelta(seconds=600), "crash")
+
+
 def test_a_service_that_lacks_some_of_its_replicas_works() -> None:
-    waiting = scale(FIRST, 1, 2, status="Unknown", reason="Queued", message="requests are buffered")
+    waiting = scale(FIRST, 1, 2, **WAITS)
     failed = revision(FIRST, "False", reason="Unschedulable", message="0/3 nodes are available")
     status = status_of(failing(), cluster(revisions=[failed], scales=[waiting], seconds=9999.0))
     assert (status.state, status.verdict) == ("ready", None)
@@ -222,9 +341,9 @@ def test_a_target_that_knative_could_not_activate_is_given_up() -> None:
 
 def test_a_new_revision_that_fails_beside_the_one_in_use_takes_nothing_away() -> None:
     made = failing()
-    made["status"]["latestCreatedRevisionName"] = "train-qwen-1234-00002"
+    made["status"]["latestCreatedRevisionName"] = SECOND
     found = cluster(
-        revisions=[revision(FIRST), revision("train-qwen-1234-00002", "False", message="image not found")],
+        revisions=[revision(FIRST), revision(SECOND, "False", message="image not found")],
         scales=[scale(FIRST, 1, 1)],
     )
     status = status_of(made, found)
