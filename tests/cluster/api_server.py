@@ -127,7 +127,7 @@ class ApiServer:
         """An object, as a controller or a person writes it; its status too."""
         with self.changed:
             self._write(
-                self._key_of(one),
+                self.key_of(one),
                 one,
                 lambda live, owners: ownership.update(live, one, owners, manager),
                 status=one.get("status"),
@@ -260,7 +260,7 @@ class ApiServer:
     def _kind(self, key: Key) -> str:
         return next(kind for kind, (plural, _) in KINDS[key.api_version].items() if plural == key.plural)
 
-    def _key_of(self, one: Object) -> Key:
+    def key_of(self, one: Object) -> Key:
         plural, namespaced = KINDS[one["apiVersion"]][one["kind"]]
         about = one["metadata"]
         return Key(one["apiVersion"], plural, about["namespace"] if namespaced else "", about["name"])

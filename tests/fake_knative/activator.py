@@ -1,4 +1,4 @@
-"""The way of a request to a pod: counted, held while none has room, timed, forwarded; an ASGI application.
+"""The way of a request to a pod of one revision: counted, held while none has room, timed, forwarded; ASGI.
 
 While no replica is ready a request is held for a short patience, then answered 503 or 504 in turn. The time to the
 first byte and that of the whole request end it with 504, or cut it off where an answer has begun. A pod that dies
@@ -65,8 +65,6 @@ class Activator:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         assert scope["type"] == "http", scope["type"]
         body, answer, revision = await _read(receive), Answer(send), self._revision
-        if not revision.initialized:
-            return await answer.refuse(404, "no route: the service has not been ready yet")
         revision.open += 1
         revision.arrived += 1
         work = asyncio.create_task(self._forward(scope, body, answer))
@@ -82,7 +80,7 @@ class Activator:
 
     async def _until(self, work: "asyncio.Task[None]", gone: "asyncio.Task[None]", answer: Answer) -> None:
         """Wait for the answer, and for what comes before it."""
-        spec = self._revision.template["spec"]
+        spec = self._revision.spec
         whole, start = float(spec["timeoutSeconds"]), float(spec["responseStartTimeoutSeconds"])
         await asyncio.wait({work, gone}, timeout=min(start, whole), return_when=asyncio.FIRST_COMPLETED)
         if answer.status is not None:
@@ -136,6 +134,11 @@ class Activator:
     async def close(self) -> None:
         await tasks.end(*self._working)
         await self._http.aclose()
+
+
+async def refuse(send: Any, status: int, said: str) -> None:
+    """Answer a request that goes nowhere."""
+    await Answer(send).refuse(status, said)
 
 
 async def _read(receive: Any) -> bytes:

@@ -1,7 +1,7 @@
 """A cluster with Knative on this machine: it runs what is applied to a simulated API server as real processes.
 
-Knative Services become revisions behind an address of their own, Deployments (here: the dispatcher) and Jobs become
-processes; StatefulSets are this machine's NATS server and a folder. What comes of them is written into the API
+Knative Services become pods of revisions behind an address of their own, Deployments (here: the dispatcher) and Jobs
+become processes; StatefulSets are this machine's NATS server and a folder. What comes of them is written into the API
 server's objects, as controllers do. It works in a thread; tests call its methods from their own.
 """
 
@@ -21,13 +21,15 @@ from typing import Any, TypeVar
 import uvicorn
 
 from events import tasks
+from services.local.nats_server import free_port
 from services.local.process import Process
 from services.local.stack import listen
 from tests.cluster.api_server import ApiServer, Key
 from tests.fake_knative import variables
-from tests.fake_knative.activator import Activator
+from tests.fake_knative.gpus import Gpus, asked_for
 from tests.fake_knative.pod import Pod
 from tests.fake_knative.revision import Object, Revision
+from tests.fake_knative.service import Service
 from tests.fake_knative.starter import Starter
 
 T = TypeVar("T")
@@ -53,8 +55,7 @@ class Times:
 class Served:
     """A Knative Service and what answers for it."""
 
-    revision: Revision
-    activator: Activator
+    service: Service
     url: str
     server: uvicorn.Server
     serving: "asyncio.Task[None]"
@@ -69,6 +70,7 @@ class FakeKnative:
     """Variables that hold for all processes of this machine."""
     folder: Path
     times: Times = field(default_factory=Times)
+    gpus: Gpus = field(default_factory=lambda: Gpus(0))
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     served: dict[str, Served] = field(default_factory=dict)
     plain: dict[str, list[Pod]] = field(default_factory=dict)
@@ -82,6 +84,8 @@ class FakeKnative:
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
         self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._shown: dict[str, set[Key]] = {}
+        """By service: its revisions and their pods, as the API server has them."""
         self._thread = threading.Thread(target=self._work)
 
     # ---- For tests, from their thread ----
@@ -106,7 +110,7 @@ class FakeKnative:
     def pods(self, name: str) -> list[Pod]:
         """Living ones of a Knative Service or Deployment."""
         found = self.served.get(name)
-        return list(found.revision.pods) if found else list(self.plain.get(name, []))
+        return found.service.pods if found else list(self.plain.get(name, []))
 
     def kill(self, name: str) -> bool:
         """SIGKILL a pod, as the kernel does that runs out of memory; whether there was one."""
@@ -115,16 +119,15 @@ class FakeKnative:
 
     def evict(self, name: str) -> bool:
         """Delete a ready pod, as a node that is drained does."""
-        revision = self.served[name].revision
         pods = [pod for pod in self.pods(name) if pod.ready]
         if not pods:
             return False
-        self.call(lambda: revision.remove(self.rng.choice(pods)))
+        self.call(lambda: self.served[name].service.remove(self.rng.choice(pods)))
         return True
 
     def break_off(self, name: str) -> bool:
         """Break an open request of a service off."""
-        return self.call(lambda: self.served[name].activator.break_one(self.rng.choice))
+        return self.call(self.served[name].service.break_one)
 
     def start(self) -> None:
         self._thread.start()
@@ -160,9 +163,9 @@ class FakeKnative:
                     found = {key: one.object for key, one in self.api.objects.items()}
                 await self._follow(found)
                 now = time.monotonic()
-                for served in self.served.values():
-                    served.revision.scale(max(now - last, 1e-3))
-                    self._report(served)
+                for name, served in self.served.items():
+                    served.service.scale(max(now - last, 1e-3))
+                    self._report(name, served)
                 last = now
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(TICK):
@@ -176,33 +179,50 @@ class FakeKnative:
         for name, one in services.items():
             if name not in self.served:
                 self.served[name] = await self._serve(name)
-            self.served[name].revision.service = one
+            self._annotate(self.served[name].service, found)
+            self.served[name].service.follow(one)
         for name in self.served.keys() - services.keys():
             await self._unserve(self.served.pop(name))
+            with self.api.changed:
+                for key in self._shown.pop(name):
+                    self.api.delete(key)
         for key, one in found.items():
             if key[:2] == ("apps/v1", "deployments"):
                 await self._deploy(key.name, one)
             if key[:2] == ("batch/v1", "jobs") and key.name not in self._jobs and "register" in key.name:
                 self._jobs[key.name] = asyncio.create_task(self._do_job(key.name, one))
 
+    def _annotate(self, service: Service, found: dict[Key, Object]) -> None:
+        """Whoever annotates a revision itself changes its bounds in place."""
+        for name, revision in service.revisions.items():
+            key = Key(SERVING, "revisions", NAMESPACE, name)
+            revision.object = found.get(key, revision.object)
+
     async def _serve(self, name: str) -> Served:
-        service = self.api.get(SERVING, "services", name)
-        revision = Revision(
-            service,
-            lambda port: self._start(name, revision.template, port),
-            drain=self.times.drain,
-            rng=self.rng,
-        )
-        activator, held = Activator(revision, self.times.patience), listen("127.0.0.1", 0)
+        service, held = Service(name, self._revision, self.times.patience, self.rng), listen("127.0.0.1", 0)
         server = uvicorn.Server(
-            uvicorn.Config(activator, lifespan="off", log_config=None, access_log=False, ws="none")
+            uvicorn.Config(service, lifespan="off", log_config=None, access_log=False, ws="none")
         )
         url = f"http://127.0.0.1:{held.getsockname()[1]}"
-        return Served(revision, activator, url, server, asyncio.create_task(server.serve(sockets=[held])))
+        return Served(service, url, server, asyncio.create_task(server.serve(sockets=[held])))
+
+    def _revision(self, one: Object) -> Revision:
+        return Revision(one, self._pod, drain=self.times.drain, rng=self.rng)
+
+    def _pod(self, revision: Object, changed: Callable[[], None]) -> Pod:
+        port, name = free_port(), revision["metadata"]["name"]
+        service = revision["metadata"]["labels"]["serving.knative.dev/service"]
+        return Pod(
+            f"{name}-{port}",
+            port,
+            lambda: self._start(service, revision, port),
+            changed,
+            self.gpus,
+            asked_for(revision),
+        )
 
     async def _unserve(self, served: Served) -> None:
-        await served.activator.close()
-        await served.revision.end()
+        await served.service.end()
         served.server.should_exit = True
         await served.serving
 
@@ -238,19 +258,24 @@ class FakeKnative:
             raise AssertionError(f"job {name} has failed")
         self.jobs.add(name)
 
-    def _report(self, served: Served) -> None:
-        """Write status into the API's objects, where it has changed."""
-        revision, status = served.revision, served.revision.status(served.url)
-        name = revision.service["metadata"]["name"]
+    def _report(self, name: str, served: Served) -> None:
+        """Write status into the API's objects, where it has changed; pods that are gone leave."""
+        revisions, status = served.service.revisions.values(), served.service.status(served.url)
         with self.api.changed:
-            for one in revision.objects():
-                plural = {"Revision": "revisions", "PodAutoscaler": "podautoscalers"}[one["kind"]]
-                known = self.api.objects.get(Key(one["apiVersion"], plural, NAMESPACE, revision.name))
-                if known is None or known.object["status"] != one["status"]:
-                    self.api.put(one, "knative")
-            key = Key(SERVING, "services", NAMESPACE, name)
-            if (stored := self.api.objects.get(key)) is not None and stored.object.get("status") != status:
-                self.api.put({**stored.object, "status": status}, "knative")
+            shown = {self.api.key_of(one): one for revision in revisions for one in revision.objects()}
+            for key, one in shown.items():
+                self._write_status(key, one["status"], one)
+            for key in self._shown.get(name, set()) - shown.keys():
+                self.api.delete(key)
+            self._shown[name] = set(shown)
+            self._write_status(Key(SERVING, "services", NAMESPACE, name), status)
+
+    def _write_status(self, key: Key, status: Object, new: Object | None = None) -> None:
+        """Of an object that is there, or else is `new`."""
+        stored = self.api.objects.get(key)
+        one = new if stored is None else stored.object
+        if one is not None and (stored is None or one.get("status") != status):
+            self.api.put({**one, "status": status}, "knative")
 
     async def _end(self) -> None:
         await tasks.end(*self._jobs.values())
@@ -260,10 +285,12 @@ class FakeKnative:
 
 
 @contextlib.contextmanager
-def running(api: ApiServer, local: dict[str, str], folder: Path, times: Times) -> Iterator[FakeKnative]:
+def running(
+    api: ApiServer, local: dict[str, str], folder: Path, times: Times, gpus: int = 0
+) -> Iterator[FakeKnative]:
     """A cluster that runs what the API server holds, until the block ends."""
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # answers that are cut off are meant to be
-    fake = FakeKnative(api, local, folder, times)
+    fake = FakeKnative(api, local, folder, times, Gpus(gpus))
     fake.start()
     try:
         yield fake

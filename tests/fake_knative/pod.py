@@ -8,11 +8,13 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import httpx
 
 from events import tasks
 from services.local.process import Process
+from tests.fake_knative.gpus import NONE_FREE, Gpus
 
 LOOK_SECONDS = 0.05
 BACK_OFF, LONGEST_BACK_OFF = 0.2, 2.0
@@ -28,11 +30,18 @@ class Pod:
         port: int | None,
         start: Callable[[], Awaitable[Process]],
         changed: Callable[[], None],
+        gpus: Gpus | None = None,
+        needs: int = 0,
     ) -> None:
-        """`start` starts the container, which is ready at once if it has no port; `changed` hears when that changes."""
+        """`start` starts the container, which is ready at once if it has no port; `changed` hears when that changes.
+
+        `gpus`: of which it needs so many.
+        """
         self.name, self.port = name, port
         self._start, self._changed = start, changed
         self.process: Process | None = None
+        self.scheduled = True
+        """Not, if there was no GPU when it was made, and still is none."""
         self.ready = False
         self.leaving = False
         self.requests = 0
@@ -40,9 +49,15 @@ class Pod:
         self.exit_code: int | None = None
         """Of the last container that has ended by itself; None = none has."""
         self._ended = asyncio.Event()
-        self._living = asyncio.create_task(self._live())
+        self._living = asyncio.create_task(self._live(gpus or Gpus(0), needs))
 
-    async def _live(self) -> None:
+    async def _live(self, gpus: Gpus, needs: int) -> None:
+        self.scheduled = gpus.free >= needs
+        async with gpus.held(needs):
+            self.scheduled = True
+            await self._run()
+
+    async def _run(self) -> None:
         wait = BACK_OFF
         while not self._ended.is_set():
             self.process = await self._start()
@@ -87,10 +102,30 @@ class Pod:
         if self._living.done() and not self._living.cancelled():
             self._living.result()
 
+    def object(self, revision: dict[str, Any]) -> dict[str, Any]:
+        """As the API server shows it; `revision`: the metadata of that."""
+        runs = self.process is not None and self.process.returncode is None
+        waiting = {"reason": "ContainerCreating" if self.exit_code is None else "CrashLoopBackOff"}
+        scheduled = {"status": "True"} if self.scheduled else {"status": "False", "message": NONE_FREE}
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": self.name,
+                "namespace": revision["namespace"],
+                "labels": {**revision["labels"], "serving.knative.dev/revision": revision["name"]},
+            },
+            "status": {
+                "phase": "Running" if runs else "Pending",
+                "conditions": [{"type": "PodScheduled", **scheduled}],
+                "containerStatuses": [{"name": "user", "state": {} if runs else {"waiting": waiting}}],
+            },
+        }
+
     async def leave(self, drain: float, grace: float) -> None:
-        """As Kubernetes deletes it; returns when it is gone."""
+        """As Kubernetes deletes it; returns when it is gone. What has crashed starts no more."""
         self.leaving = True
-        if self.process is None:
+        if self.process is None or self.process.returncode is not None:
             return await self.end()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):

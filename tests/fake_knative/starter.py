@@ -54,6 +54,8 @@ class Starter:
             parent = self._parents[name] = WarmParent(child)
             _, notify = os.pipe()
             self._processes.append(await self._start(parent.start, child, notify))
+        for parent in self._parents.values():  # how long imports take is not what a cold start is about
+            await parent.warm.wait()
 
     async def start(self, pod: str, container: dict[str, Any], environment: dict[str, str]) -> Process:
         """A process for a container; its log is called as its service."""

@@ -10,10 +10,11 @@ import httpx
 import pytest
 
 from tests.fake_knative.activator import Activator
+from tests.fake_knative.pod import Pod
 from tests.fake_knative.revision import Revision
 
 
-async def never(_: int) -> Any:
+async def never() -> Any:
     """A container that does not start."""
     await asyncio.Event().wait()
 
@@ -26,15 +27,12 @@ class StandIn:
 
 
 def revision(**limits: float) -> Revision:
-    about = {"name": "stand-in", "namespace": "rekindle"}
     spec = {"timeoutSeconds": 60, "responseStartTimeoutSeconds": 60, "containerConcurrency": 1, **limits}
     annotations = {"autoscaling.knative.dev/target-utilization-percentage": "100"}
-    template = {"metadata": {"annotations": annotations}, "spec": spec}
-    made = Revision(
-        {"metadata": about, "spec": {"template": template}}, never, drain=0.0, rng=random.Random(0)
+    one = {"metadata": {"name": "stand-in-00001", "annotations": annotations}, "spec": spec}
+    return Revision(
+        one, lambda _, changed: Pod("a pod", None, never, changed), drain=0.0, rng=random.Random(0)
     )
-    made.initialized = True
-    return made
 
 
 @asynccontextmanager
@@ -66,13 +64,6 @@ async def test_while_no_replica_is_ready_refusals_are_503_and_504() -> None:
     async with client(revision(), patience=0.01) as http:
         found = [(await http.get("/")).status_code for _ in range(4)]
     assert found == [503, 504, 503, 504]
-
-
-async def test_a_service_that_has_never_been_ready_has_no_route() -> None:
-    made = revision()
-    made.initialized = False
-    async with client(made) as http:
-        assert (await http.get("/")).status_code == 404
 
 
 @pytest.mark.parametrize("limit", ["timeoutSeconds", "responseStartTimeoutSeconds"])

@@ -35,8 +35,8 @@ def started(installation: Installation) -> Installation:
     fake = installation.fake
 
     def has_started() -> bool:
-        initialized = [served.revision.initialized for served in fake.served.values()]
-        return len(initialized) == 1 + len(ACTIVATED) and all(initialized) and bool(fake.jobs)
+        ready = [served.service.latest_ready for served in fake.served.values()]
+        return len(ready) == 1 + len(ACTIVATED) and all(ready) and bool(fake.jobs)
 
     fake.until(has_started, "all services have started once")
     assert [pod.exit_code for pod in fake.pods("dispatcher")] == [None], (
@@ -70,7 +70,7 @@ def calm(hurt: Trace, started: Installation) -> Trace:
     scale_dispatcher(started, 1)
     started.asleep()
     for served in started.fake.served.values():
-        served.activator.answers.clear()
+        served.service.forget()
     with started.loop("calm", len(hurt.losses)) as loop:
         loop.enough()
         return loop.trace()
@@ -84,7 +84,7 @@ def scale_dispatcher(installation: Installation, replicas: int) -> None:
 
 def activations(fake: FakeKnative, name: str) -> list[tuple[int, bytes]]:
     """Status and answer of those that have ended."""
-    found = fake.served[name].activator.answers
+    found = fake.served[name].service.answers
     return [(status, body) for path, status, body in found if path == "/activate"]
 
 
@@ -124,7 +124,7 @@ def test_activations_are_handed_over_below_the_platforms_deadline(calm: Trace, s
 
 def test_nothing_runs_once_there_is_no_work(calm: Trace, started: Installation) -> None:
     started.asleep()
-    started.fake.until(lambda: not started.fake.served[TRAIN].revision.leaving, "the trainer has drained")
+    started.fake.until(lambda: not started.fake.served[TRAIN].service.leaving, "the trainer has drained")
 
 
 def test_work_for_a_revision_that_fails_fails_with_the_platforms_reason(started: Installation) -> None:
