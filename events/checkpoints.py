@@ -20,6 +20,9 @@ from rekindle.types import InvalidField, TinkerPath
 from rekindle.types.keys import EVERYONE
 from rekindle.types.paths import Kind
 
+KEPT_HOURS = 24
+"""For so long the files of an entry stay that was saved over: loads and samples that wait name them."""
+
 
 class CheckpointEntry(BaseModel):
     """One saved adapter version; immutable, its path is its identity."""
@@ -154,6 +157,12 @@ class Checkpoints:
             event = entry_event(tenant, "checkpoint", entry, catalog.EXPIRE_CHECKPOINT)
             at = entry.expires + timedelta(seconds=1)  # plans are kept to the second
             await self._bus.append_later(names.ttl_subject(tenant, f"{entry.path}@{entry.number}"), event, at)
+
+    async def plan_collection(self, tenant: str, entry: CheckpointEntry) -> None:
+        """Have the files of an entry that was saved over removed, when no command that names them waits any more."""
+        event = entry_event(tenant, "checkpoint", entry, catalog.COLLECT)
+        subject = names.collect_subject(tenant, f"{entry.path}@{entry.number}")
+        await self._bus.append_later(subject, event, datetime.now(UTC) + timedelta(hours=KEPT_HOURS))
 
     async def expire(self, tenant: str, entry: CheckpointEntry) -> str | None:
         """Mark an entry deleted whose time has passed; returns the blob to remove.

@@ -131,7 +131,8 @@ class TrainingClient:
         """Save adapter, optimizer moments and step count; the result's `path` resumes training anywhere.
 
         name: 1 to 128 letters, digits, `.`, `_`, `-`; None: the command's number. ttl_seconds: from one hour
-        to ten years, None for ever. overwrite: replace a checkpoint of that name instead of failing.
+        to ten years, None for ever. overwrite: replace a checkpoint of that name, whose files go a day later, instead
+        of failing.
         """
         return self._submit(
             SaveWeightsResponse,

@@ -59,9 +59,15 @@ class Exports:
             if found is None or found.blob != entry.blob:
                 await self.blobs.delete(entry.blob)  # nobody will ever name it
             raise
+        if standing is not None and not standing.deleted:
+            await self._plan_collection(tenant, standing)
         await self._tidy(entry)
         await self._plan_expiry(tenant, entry)
         return entry, _facts(tenant, entry, command)
+
+    @again_when_unavailable
+    async def _plan_collection(self, tenant: str, entry: CheckpointEntry) -> None:
+        await self.checkpoints.plan_collection(tenant, entry)
 
     @again_when_unavailable
     async def _plan_expiry(self, tenant: str, entry: CheckpointEntry) -> None:

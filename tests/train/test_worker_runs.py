@@ -15,6 +15,7 @@ from events import blob_keys, catalog, liveness, names
 from events.failure import Conflict
 from events.futures import Result
 from events.lease import RunHolder
+from events.streams import CHECKPOINT
 from rekindle.types import decode_forward_backward_output
 from services.model.lora import LoraSpec
 from services.train import exports
@@ -280,8 +281,13 @@ async def test_a_name_is_taken_by_the_first_save_of_a_burst_unless_overwritten(l
         await lab.ends_well(run, *(n for n in range(12) if n != 4))
         failure = await lab.failure(run, 4)
         assert (failure.category, "exists" in failure.message) == ("user", True)
-    assert ((await lab.entry(run, "a")).number, (await lab.entry(run, "a")).step) == (10, 2)
+    standing = await lab.entry(run, "a")
+    assert (standing.number, standing.step) == (10, 2)
     assert_same(await lab.weights(run, "a"), await lab.weights(run, "b"), within=0)
+    for number in (3, 7, 8, 9, 10):
+        planned = names.later_subject(names.collect_subject(TENANT, f"{standing.path}@{number}"))
+        found = await lab.bus.last(CHECKPOINT, planned)
+        assert (found is None) == (number == 10), "the files of what was saved over go, and no others"
 
 
 async def test_a_checkpoint_is_loaded_with_and_without_its_optimizer(lab: Lab) -> None:
