@@ -45,7 +45,7 @@ class HeldRun:
     left_at: int | None = None
     """Epoch at which we let go of it with the state still in memory."""
     held_elsewhere_until: float = 0.0
-    """Somebody else was seen to hold it; look again at that time of the loop's clock."""
+    """Somebody else was seen to hold it, or the store its state; look again at that time of the loop's clock."""
     stale: bool = False
     """State or results may differ from the log: take the lease anew and replay."""
     beyond_repair: Failure | None = None

@@ -13,6 +13,7 @@ import structlog
 
 from events import blob_keys, catalog, envelope, names
 from events.blobs import Blobs
+from events.failure import BlobsUnavailable, NotFound
 from events.lease import Head, LeaseLost
 from events.order import Entry
 from services.model.base import BaseModel
@@ -88,12 +89,15 @@ class Snapshots:
         await self._move(run, run.head.model_copy(update={"released": True, "epoch": run.ours.epoch}))
 
     async def load(self, run: HeldRun) -> None:
-        """The state that the head contains."""
+        """The state that the head contains. Raises BlobsUnavailable."""
         if run.head.blob is not None:
-            async with self.blobs.folder(run.head.blob) as folder:
-                run.state = await asyncio.to_thread(
-                    load_state, folder, self.base, optimizer=True, gradients=True
-                )
+            try:
+                async with self.blobs.folder(run.head.blob) as folder:
+                    run.state = await asyncio.to_thread(
+                        load_state, folder, self.base, optimizer=True, gradients=True
+                    )
+            except NotFound as error:  # what a head names is there: the store has lost it, or is another one
+                raise BlobsUnavailable(f"run {run.run_id!r}: its snapshot is not in the store") from error
         run.applied = run.head.number + 1
 
     async def tidy(self, run: HeldRun) -> None:

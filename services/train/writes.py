@@ -17,7 +17,7 @@ from events import claims, facts, metrics, tasks
 from events.activity import Activity
 from events.blobs import Blobs
 from events.bus import Bus
-from events.failure import BusUnavailable, Conflict, Failure
+from events.failure import BlobsUnavailable, BusUnavailable, Conflict, Failure
 from events.lease import LeaseLost
 from events.order import Entry
 from services.train.held import HeldRun, loop_time
@@ -29,6 +29,8 @@ END_SECONDS = 5.0
 """How long writes on their way may take when the worker is cut off."""
 LOST_SECONDS = 1.0
 """After which a run that somebody else has taken from us is looked at again."""
+STORE_SECONDS = 5.0
+"""After which a run is tried again that needs a blob store which does not answer."""
 
 
 @dataclass(slots=True)
@@ -141,6 +143,8 @@ class Writes:
         """Memory and log may differ: replay under a new lease, after which no earlier write counts."""
         log.error("run.stale", run=run.run_id, exc_info=error)
         run.stale = True
+        if isinstance(error, BlobsUnavailable):  # it may refuse at once, and every attempt costs a lease
+            run.held_elsewhere_until = loop_time() + STORE_SECONDS
         self.changed.set()
 
 

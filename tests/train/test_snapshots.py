@@ -12,6 +12,7 @@ import pytest
 from events import blob_keys, catalog, liveness, names
 from events.bus import Bus
 from events.envelope import CloudEvent
+from events.failure import BlobsUnavailable, NotFound
 from events.lease import Head, read_head, read_lease
 from events.records import RunRecord
 from services.model.base import load_base
@@ -419,3 +420,35 @@ async def test_what_was_let_go_of_is_still_warm_unless_somebody_else_held_it(lab
             await lab.ends_well(run, end)
             await second.hand_over()
     assert_same(await lab.weights(run, "end"), await calm_weights(lab, 3))
+
+
+@pytest.mark.parametrize("error", [BlobsUnavailable, NotFound])
+async def test_a_store_that_refuses_at_once_is_not_asked_without_end_and_keeps_no_other_run_back(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    run, calm = await lab.new_run(), await lab.new_run("calm")
+    async with drained(lab):
+        end = await lab.lesson(run, 1, 1)
+        await lab.ends_well(run, end - 1)
+    refused: list[str] = []
+    folder, its = lab.blobs.folder, blob_keys.snapshots_key(lab.base, TENANT, run.run_id)
+
+    def refuse(key: str) -> Any:
+        if not key.startswith(its):
+            return folder(key)
+        refused.append(key)
+        raise error(f"blob {key}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.blobs, "folder", refuse)
+        patch.setattr("services.train.writes.STORE_SECONDS", 3600.0)
+        await lab.step(run, end)
+        async with lab.worker():
+            async with asyncio.timeout(30):
+                while not refused:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            last = await lab.lesson(calm, 1, 4)
+            await lab.ends_well(calm, last - 1)
+        assert len(refused) == 1
+    async with lab.worker():
+        await lab.ends_well(run, end)
