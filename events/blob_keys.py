@@ -1,4 +1,4 @@
-"""The only maker of keys of the blob store: paths of tokens, the tenant's first.
+"""The only maker of keys of the blob store: paths of tokens, the tenant's first, or what the reward service may reach.
 
 What belongs together, and goes together, lies in one folder.
 """
@@ -6,7 +6,7 @@ What belongs together, and goes together, lies in one folder.
 from datetime import date
 
 from events.ids import split_future_id
-from events.names import id_token, token
+from events.names import CONFINED, id_token, token
 
 
 def claim_name(event_id: str, digest: str) -> str:
@@ -14,9 +14,9 @@ def claim_name(event_id: str, digest: str) -> str:
     return f"{token(event_id)}-{digest}"
 
 
-def claims_of_day(tenant: str, day: date) -> str:
-    """Folder of payloads that have all expired when the day begins."""
-    return f"{token(tenant)}/claims/{day}"
+def claims_of_day(tenant: str, day: date, *, confined: bool = False) -> str:
+    """Folder of payloads that have all expired when the day begins; of confined ones a tenant has another."""
+    return f"{CONFINED}/{token(tenant)}/claims/{day}" if confined else f"{token(tenant)}/claims/{day}"
 
 
 def run_claims(base: str, tenant: str, run: str) -> str:

@@ -208,6 +208,50 @@ class FolderBlobs:
                 folder = folder.parent
 
 
+class TwoStores:
+    """Two stores as one: what the confined service has a right to reach lies in a store of its own."""
+
+    def __init__(self, main: Blobs, confined: Blobs) -> None:
+        self._main, self._confined = main, confined
+
+    def _of(self, key: str) -> Blobs:
+        return self._confined if key.partition("/")[0] == names.CONFINED else self._main
+
+    async def put(self, key: str, data: bytes) -> None:
+        await self._of(key).put(key, data)
+
+    async def get(self, key: str) -> bytes:
+        return await self._of(key).get(key)
+
+    async def put_folder(self, key: str, folder: Path) -> int:
+        return await self._of(key).put_folder(key, folder)
+
+    def folder(self, key: str) -> AbstractAsyncContextManager[Path]:
+        return self._of(key).folder(key)
+
+    async def files(self, key: str) -> list[str]:
+        return await self._of(key).files(key)
+
+    def file(self, key: str, name: str) -> AbstractAsyncContextManager[BinaryIO]:
+        return self._of(key).file(key, name)
+
+    def gathered(self, key: str) -> AbstractAsyncContextManager[Path]:
+        return self._of(key).gathered(key)
+
+    async def delete(self, key: str) -> None:
+        await self._of(key).delete(key)
+
+    async def under(self, key: str) -> list[str]:
+        return await self._of(key).under(key)
+
+    def staging(self, work: str = "") -> Path:
+        return self._main.staging(work)
+
+    async def close(self) -> None:
+        await self._main.close()
+        await self._confined.close()
+
+
 def _move_in(path: Path, place: Path) -> None:
     """Rename into the store, whatever others remove at this moment: empty folders, or what has just come."""
     while True:
@@ -239,13 +283,20 @@ def check_key(key: str) -> None:
 
 def open_blobs(settings: BusSettings) -> Blobs:
     """The store that the settings name. Raises ValueError for one that is not served."""
-    scheme, separator, _ = settings.blobs.partition("://")
+    main = _open("blobs", settings.blobs, settings)
+    if not settings.reward_blobs:
+        return main
+    return TwoStores(main, _open("reward_blobs", settings.reward_blobs, settings))
+
+
+def _open(field: str, url: str, settings: BusSettings) -> Blobs:
+    scheme, separator, _ = url.partition("://")
     if not separator:
-        return FolderBlobs(Path(settings.blobs))
+        return FolderBlobs(Path(url))
     if scheme != "s3":
-        raise ValueError(f"blobs: {settings.blobs!r} is neither a folder nor s3://BUCKET[/PREFIX]")
+        raise ValueError(f"{field}: {url!r} is neither a folder nor s3://BUCKET[/PREFIX]")
     from events.blob_cache import BlobCache
     from events.s3_blobs import S3Blobs  # its library only where it is wanted
 
     root = settings.blob_cache or Path(tempfile.gettempdir(), f"rekindle-blobs-{os.getuid()}")
-    return S3Blobs(settings.blobs, BlobCache(root, settings.blob_cache_bytes))
+    return S3Blobs(url, BlobCache(root, settings.blob_cache_bytes))

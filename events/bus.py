@@ -15,8 +15,8 @@ from nats.js.errors import APIError, BadRequestError, NotFoundError
 
 from events import envelope, names, streams
 from events.failure import BusUnavailable, Conflict, StreamFull
-from events.reads import Reads
-from events.retry import SILENCE, answering
+from events.reads import API, Reads
+from events.retry import SILENCE, answering, unanswered
 
 WRONG_LAST_SEQUENCE = 10071
 FULL_CODES = frozenset({10077, 10047, 10023, 10054})
@@ -30,21 +30,29 @@ CONSUMERS_PAGE = 256
 class Bus(Reads):
     """One connection; cheap to share, safe to use from one event loop."""
 
-    def __init__(self, client: Client, *, replicas: int = 1, timeout: float = 5.0) -> None:
-        super().__init__(client, replicas=replicas, timeout=timeout)
+    def __init__(self, client: Client, *, replicas: int = 1, timeout: float = 5.0, api: str = API) -> None:
+        super().__init__(client, replicas=replicas, timeout=timeout, api=api)
         self._known_runs: set[str] = set()
 
     @classmethod
-    async def connect(cls, url: str, *, name: str, replicas: int = 1, timeout: float = 5.0) -> "Bus":
+    async def connect(
+        cls, url: str, *, name: str, replicas: int = 1, timeout: float = 5.0, api: str = API
+    ) -> "Bus":
         """Connect and keep reconnecting for ever; waits for the first connection."""
-        bus = cls(Client(), replicas=replicas, timeout=timeout)
+        bus = cls(Client(), replicas=replicas, timeout=timeout, api=api)
         await bus.open(url, name=name)
         return bus
+
+    @property
+    def makes(self) -> bool:
+        """Whether it makes shared streams and consumers of queues; others do otherwise, and it asks them."""
+        return self.api == API
 
     # Streams
 
     async def ensure_shared_streams(self) -> None:
-        for config in streams.shared(self._replicas):
+        """Nothing is made, and nothing is waited for, where others do it: what needs a stream tries again."""
+        for config in streams.shared(self._replicas) if self.makes else ():
             await self.ensure_stream(config)
 
     async def ensure_run_stream(self, base: str) -> None:
@@ -111,7 +119,7 @@ class Bus(Reads):
         except APIError as error:
             raise _as_bus_error(error, subject) from error
         except SILENCE as error:
-            raise BusUnavailable(f"{subject}: no acknowledgement") from error
+            raise BusUnavailable(f"{subject}: {unanswered(error)}") from error
         return ack.seq
 
     async def append_once(self, stream: str, subject: str, event: CloudEvent) -> None:

@@ -128,11 +128,11 @@ TABLE: tuple[Kind, ...] = (
     Kind(ALIVE, "entry", "{} (JSON), gone when it is not repeated", None, "alive.<replica>"),
     Kind(CHECKPOINT, "entry", "CheckpointEntry (JSON)", None, _RUN + "checkpoint.<kind>.<name>"),
     Kind(RECORD, "entry", "a record of records.py (JSON)", None, "record.<kind>.<tenant>.<key>"),
-    Kind(MANIFEST, "entry", "{shards, digest} (JSON)", None, "result.<queue>.<tenant>.<request>.manifest"),
+    Kind(MANIFEST, "entry", "{shards, digest} (JSON)", None, "rewards.result.<tenant>.<request>.manifest"),
     Kind(RL_STATE, "entry", "Standing (JSON)", None, "rl.<tenant>.<run>.state"),
     Kind(RL_CONTROL, "entry", "Control (JSON)", None, "rl.<tenant>.<run>.control"),
     Kind(RL_METRICS, "entry", "MetricsRow (JSON)", None, "rl.<tenant>.<run>.metric.<step>"),
-    Kind(PINNED, "entry", "{digest, functions} (JSON)", None, "result.reward.<tenant>.<request>.pins"),
+    Kind(PINNED, "entry", "{digest, functions} (JSON)", None, "rewards.result.<tenant>.<request>.pins"),
     Kind(FIRING, "entry", "Firing (JSON)", None, "firing.<tenant>.<trigger>.<event>"),
     Kind(
         RESOLVED,

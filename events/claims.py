@@ -2,7 +2,8 @@
 
 A payload lasts as long as its event may. What a training run's log refers to lies in the run's folder and goes with
 it, or with its command. Everything else lies in a folder of the day on which all of it has expired; that the folder
-then goes is planned before anything is put into it, as a message that the stream itself delivers on that day.
+then goes is planned before anything is put into it, as a message that the stream itself delivers on that day. What is
+for or from the reward service, which runs code of users, lies in folders apart, and that service removes them itself.
 Payloads that are no longer needed are deleted sooner where somebody knows; what is forgotten by a process that dies
 between two steps expires.
 """
@@ -13,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from cloudevents.core.v1.event import CloudEvent
 from pydantic import BaseModel, ConfigDict
 
-from events import blob_keys, catalog, envelope, names
+from events import blob_keys, catalog, envelope, ids, names
 from events.blobs import Blobs
 from events.bus import Bus
 
@@ -41,14 +42,18 @@ async def keep(blobs: Blobs, base: str, tenant: str, run_id: str, event: CloudEv
     return await _leave(blobs, blob_keys.run_claims(base, tenant, run_id), event, data)
 
 
-async def lend(bus: Bus, blobs: Blobs, tenant: str, event: CloudEvent, days: float) -> CloudEvent:
-    """Leave large data of an event that is kept for `days`; returns what to append. Raises BusUnavailable."""
+async def lend(bus: Bus, blobs: Blobs, tenant: str, event: CloudEvent, days: float, *, on: str) -> CloudEvent:
+    """Leave large data of an event that is kept for `days`; returns what to append. Raises BusUnavailable.
+
+    on: the subject that it is for; it says where its payload may lie.
+    """
     data = envelope.data_of(event)
     if len(data) <= CLAIM_BYTES:
         return event
     day = (datetime.now(UTC) + timedelta(days=days)).date() + timedelta(days=MARGIN_DAYS)
-    await plan_expiry(bus, tenant, day)
-    return await _leave(blobs, blob_keys.claims_of_day(tenant, day), event, data)
+    confined = names.is_confined(on)
+    await plan_expiry(bus, tenant, day, confined=confined)
+    return await _leave(blobs, blob_keys.claims_of_day(tenant, day, confined=confined), event, data)
 
 
 async def _leave(blobs: Blobs, folder: str, event: CloudEvent, data: bytes) -> CloudEvent:
@@ -76,23 +81,25 @@ async def drop(blobs: Blobs, event: CloudEvent) -> None:
         await blobs.delete(key)
 
 
-async def plan_expiry(bus: Bus, tenant: str, day: date) -> None:
+async def plan_expiry(bus: Bus, tenant: str, day: date, *, confined: bool = False) -> None:
     """Have the payloads of a day removed when it begins; planned again, it stays planned once."""
     event = envelope.make_event(
         catalog.EXPIRE_CLAIMS,
-        id=f"{tenant}/{day}",
+        id=ids.future_id(f"{tenant}/claims", day.toordinal()),
         tenant=tenant,
         service="claims",
         subject=str(day),
         data=ExpireCommand(day=day).model_dump_json().encode(),
     )
     at = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    await bus.append_later(names.expire_subject(tenant, day), event, at)
+    await bus.append_later(names.expire_subject(tenant, day, confined=confined), event, at)
 
 
-async def expire(bus: Bus, blobs: Blobs, tenant: str, command: ExpireCommand) -> None:
+async def expire(
+    bus: Bus, blobs: Blobs, tenant: str, command: ExpireCommand, *, confined: bool = False
+) -> None:
     """Remove the payloads of a day; one that has not come yet is planned again."""
     if command.day > datetime.now(UTC).date():
-        await plan_expiry(bus, tenant, command.day)
+        await plan_expiry(bus, tenant, command.day, confined=confined)
     else:
-        await blobs.delete(blob_keys.claims_of_day(tenant, command.day))
+        await blobs.delete(blob_keys.claims_of_day(tenant, command.day, confined=confined))

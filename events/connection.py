@@ -3,6 +3,7 @@
 What is said while it is away is heard by nobody: `on_reconnect` tells who must look again. Knows nothing of streams.
 """
 
+import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 import structlog
@@ -11,6 +12,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from events import envelope, metrics
+from events.failure import BusUnavailable
 from events.retry import SILENCE, answering
 
 log = structlog.get_logger(__name__)
@@ -72,6 +74,18 @@ class Connection:
         with answering(subject):
             await self.client.publish(subject)
 
+    async def answer(self, subject: str, found: Callable[[str], Awaitable[bytes]], group: str) -> None:
+        """Answer whoever asks there, one of a group each time, for as long as the connection lasts.
+
+        `found` may raise BusUnavailable: then whoever asks hears nothing, and asks again.
+        """
+
+        async def on_message(message: Msg) -> None:
+            with contextlib.suppress(BusUnavailable):
+                await message.respond(await found(message.subject))
+
+        await self.client.subscribe(subject, queue=group, cb=on_message)
+
     async def listen(self, subject: str, heard: Callable[[str], None]) -> Callable[[], Awaitable[None]]:
         """Call `heard(subject)` for every core message; returns the function that stops it."""
         return await self.hear(subject, lambda subject, _: heard(subject))
@@ -93,7 +107,7 @@ class Connection:
         subscription = await self.client.subscribe(subject, pending_bytes_limit=FOLLOWED_BYTES)
         try:
             async for message in subscription.messages:
-                yield envelope.from_message(message.headers, message.data)
+                yield envelope.received(message.subject, message.headers, message.data)
         finally:
             if not self.client.is_closed:
                 await subscription.unsubscribe()
@@ -101,7 +115,9 @@ class Connection:
 
 async def _note(error: Exception) -> None:
     """Reconnection is automatic, and operations that fail meanwhile raise where they are awaited."""
-    if isinstance(error, (OSError, *SILENCE)):
+    if "permissions violation" in str(error).lower():
+        log.error("nats.denied", reason=str(error))
+    elif isinstance(error, (OSError, *SILENCE)):
         log.info("nats.away", reason=repr(error))
     else:
         log.error("nats.error", exc_info=error)

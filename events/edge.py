@@ -67,7 +67,9 @@ class Edge:
 
     @classmethod
     async def open(cls, settings: EdgeSettings, name: str) -> "Edge":
-        bus = await Bus.connect(settings.nats_url, name=name, replicas=settings.replicas)
+        bus = await Bus.connect(
+            settings.nats_url, name=name, replicas=settings.replicas, api=settings.jetstream_api
+        )
         await bus.ensure_shared_streams()
         blobs = open_blobs(settings)
         records = Records(bus)

@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import structlog
 from cloudevents.core.bindings.common import decode_header_value, encode_header_value
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
 from events import names, trace
+
+log = structlog.get_logger(__name__)
 
 JSON = "application/json"
 PROTOBUF = "application/x-protobuf"
@@ -90,6 +93,19 @@ def from_message(headers: Mapping[str, str] | None, data: bytes) -> CloudEvent:
         if name.startswith("ce-")
     }
     return CloudEvent(attributes, data)
+
+
+def received(subject: str, headers: Mapping[str, str] | None, data: bytes) -> CloudEvent:
+    """An event as it came on a subject of the bus; a payload elsewhere that its writer could not reach is not its own.
+
+    Raises as `from_message`.
+    """
+    event = from_message(headers, data)
+    key = event.get_extension("dataref")
+    if key is None or names.may_refer(subject, str(key)):
+        return event
+    log.warning("event.foreign_payload", subject=subject, dataref=key)
+    return CloudEvent({k: v for k, v in event.get_attributes().items() if k != "dataref"}, data)
 
 
 def to_json(event: CloudEvent) -> bytes:

@@ -20,7 +20,7 @@ from events.failure import Failure, NotFound, RekindleError
 from events.lease import read_head
 from events.record_store import Records
 from events.records import RunRecord, SamplerRecord, ServiceRecord
-from events.streams import DATA, RESULTS, SAMPLE
+from events.streams import DATA, RESULTS, SAMPLE, SCORES
 from rekindle.types.keys import EVERYONE
 
 LATER_LOOKED_AT = 16
@@ -140,7 +140,7 @@ class Futures:
         if owner.startswith("score:"):
             manifest = names.manifest_subject("reward", tenant, owner)
             result = names.result_subject("reward", tenant, owner, number)
-            return Place(RESULTS, manifest, RESULTS, result, "reward")
+            return Place(SCORES, manifest, SCORES, result, "reward")
         if owner.startswith("data:"):
             command = names.data_subject(tenant, owner, number)
             return Place(DATA, command, RESULTS, names.result_subject("data", tenant, owner, number), "data")

@@ -13,6 +13,11 @@ from functools import lru_cache
 from events.ids import QUEUES
 
 SLUG_LENGTH = 30
+CONFINED = "reward"
+"""The service that runs code of users. Where it has rights of its own, they are for what begins with its name: its
+commands, `rewards.` for what it keeps, and a folder of blobs."""
+CONFINED_RECORDS = frozenset({"function", "source", "sandbox"})
+CONFINED_FACTS = frozenset({"rollout.scored", "rollout.excluded"})
 
 
 @lru_cache(maxsize=4096)
@@ -156,9 +161,9 @@ def ttl_subject(tenant: str, checkpoint_path: str) -> str:
     return f"checkpoint.{token(tenant)}.ttl.{token(checkpoint_path)}"
 
 
-def expire_subject(tenant: str, day: date) -> str:
+def expire_subject(tenant: str, day: date, *, confined: bool) -> str:
     """Of payloads that have expired when the day begins."""
-    return f"checkpoint.{token(tenant)}.expire.{day}"
+    return f"{CONFINED if confined else 'checkpoint'}.{token(tenant)}.expire.{day}"
 
 
 def queued(subject: str) -> str:
@@ -181,18 +186,39 @@ def later_subject(subject: str) -> str:
 
 
 def attempts_subject(subject: str) -> str:
-    return f"attempts.{subject}"
+    return f"rewards.attempts.{subject}" if is_confined(subject) else f"attempts.{subject}"
 
 
 def dead_subject(subject: str) -> str:
     return f"dead.{subject}"
 
 
-# Results of work queues: `result.<queue>.<tenant>.<owner>.…`.
+def open_subject(consumer: str, tenant_token: str) -> str:
+    """Where a service that may make no consumer asks for one: of a work queue's, that of a tenant."""
+    return f"open.{consumer}.{tenant_token}"
+
+
+def is_confined(subject: str) -> bool:
+    """Whether the reward service writes there by the rights that it has of its own."""
+    first, _, rest = subject.partition(".")
+    if first in ("dead", "later"):
+        first = rest.partition(".")[0]
+    if first == "facts":
+        return rest.partition(".")[2] in CONFINED_FACTS
+    return first in (CONFINED, "rewards")
+
+
+def may_refer(subject: str, key: str) -> bool:
+    """Whether an event on the subject may have its payload there: not where its writer could not have put it."""
+    return not is_confined(subject) or (key.startswith(f"{CONFINED}/") and ".." not in key.split("/"))
+
+
+# Results of work queues: `[rewards.]result.<queue>.<tenant>.<owner>.…`.
 
 
 def result_subject(queue: str, tenant: str, owner: str, seq: int | str) -> str:
-    return f"result.{queue}.{token(tenant)}.{id_token(owner)}.{seq}"
+    root = "rewards.result" if queue == CONFINED else f"result.{queue}"
+    return f"{root}.{token(tenant)}.{id_token(owner)}.{seq}"
 
 
 def manifest_subject(queue: str, tenant: str, request: str) -> str:
@@ -257,16 +283,20 @@ STORED = "stored"
 
 
 def record_subject(kind: str, tenant: str, key: str) -> str:
-    return f"record.{kind}.{token(tenant)}.{id_token(key)}"
+    return f"{_records(kind)}.{token(tenant)}.{id_token(key)}"
 
 
 def record_filter(kind: str, tenant: str) -> str:
-    return f"record.{kind}.{token(tenant)}.*"
+    return f"{_records(kind)}.{token(tenant)}.*"
 
 
 def every_record(kind: str) -> str:
     """Records of a kind, whoever's they are."""
-    return f"record.{kind}.*.*"
+    return f"{_records(kind)}.*.*"
+
+
+def _records(kind: str) -> str:
+    return f"rewards.record.{kind}" if kind in CONFINED_RECORDS else f"record.{kind}"
 
 
 def forgotten_subject(record: str) -> str:

@@ -18,7 +18,7 @@ from events.failure import BusUnavailable, Failure, NotFound
 from events.pull import Delivery
 from events.queues import Answer, Queue
 from events.retry import again_when_stored, again_when_unavailable
-from events.streams import ATTEMPTS, DEAD, DEAD_DAYS, FACT_DAYS, RESULT_DAYS, RESULTS
+from events.streams import DEAD, DEAD_DAYS, FACT_DAYS, RESULT_DAYS, attempts_of, results_of
 
 log = structlog.get_logger(__name__)
 
@@ -34,10 +34,18 @@ class Outcomes:
     blobs: Blobs
     queue: Queue
 
+    @property
+    def _results(self) -> str:
+        return results_of(self.queue.stream)
+
+    @property
+    def _attempts(self) -> str:
+        return attempts_of(self.queue.stream)
+
     async def settled_before(self, delivery: Delivery, event: CloudEvent) -> bool:
         """A redelivery whose result stands is acknowledged; one that killed too many workers fails."""
         if self.queue.result_subject is not None:
-            stored = await self.bus.first(RESULTS, self.queue.result_subject(event))
+            stored = await self.bus.first(self._results, self.queue.result_subject(event))
             if stored is not None:
                 await self.settle(delivery, event)
                 return True
@@ -100,15 +108,15 @@ class Outcomes:
         if event.get_extension("dataref") != kept:
             await claims.drop(self.blobs, event)
         if delivery.delivered > 1:
-            await self.bus.purge(ATTEMPTS, names.attempts_subject(delivery.subject))
+            await self.bus.purge(self._attempts, names.attempts_subject(delivery.subject))
 
     # Results
 
     @again_when_stored
     async def _publish(self, tenant: str, fact: CloudEvent) -> None:
-        await facts.publish(
-            self.bus, tenant, await claims.lend(self.bus, self.blobs, tenant, fact, FACT_DAYS)
-        )
+        subject = names.fact_subject(tenant, fact.get_type())
+        fact = await claims.lend(self.bus, self.blobs, tenant, fact, FACT_DAYS, on=subject)
+        await facts.publish(self.bus, tenant, fact)
 
     async def _resolve_failed(self, delivery: Delivery, event: CloudEvent, failure: Failure) -> None:
         await self._resolve(event, catalog.FAILED, failure.model_dump_json().encode())
@@ -121,7 +129,7 @@ class Outcomes:
     ) -> None:
         if self.queue.result_subject is None:
             return
-        tenant = self.queue.tenant(event)
+        tenant, subject = self.queue.tenant(event), self.queue.result_subject(event)
         result = envelope.make_event(
             type_,
             id=event.get_id(),
@@ -131,13 +139,13 @@ class Outcomes:
             data=data,
             content_type=content_type,
         )
-        result = await claims.lend(self.bus, self.blobs, tenant, result, RESULT_DAYS)
-        await self.bus.append_once(RESULTS, self.queue.result_subject(event), result)
+        result = await claims.lend(self.bus, self.blobs, tenant, result, RESULT_DAYS, on=subject)
+        await self.bus.append_once(self._results, subject, result)
 
     # Dead letters
 
     async def _failures(self, subject: str) -> int:
-        stored = await self.bus.last(ATTEMPTS, names.attempts_subject(subject))
+        stored = await self.bus.last(self._attempts, names.attempts_subject(subject))
         return 0 if stored is None else int(envelope.json_of(stored.event)["failures"])
 
     async def _give_up(self, delivery: Delivery, event: CloudEvent, failure: Failure) -> None:
@@ -148,9 +156,10 @@ class Outcomes:
 
     async def _bury(self, delivery: Delivery, event: CloudEvent) -> str | None:
         """Keep a command to be looked at; returns its payload in the blob store, if it has one there."""
+        tenant, subject = self.queue.tenant(event), names.dead_subject(delivery.subject)
         with contextlib.suppress(NotFound):  # its payload is gone: the rest says something too
             whole = await claims.unclaimed(self.blobs, event)
-            event = await claims.lend(self.bus, self.blobs, self.queue.tenant(event), whole, DEAD_DAYS)
+            event = await claims.lend(self.bus, self.blobs, tenant, whole, DEAD_DAYS, on=subject)
         metrics.DEAD_LETTERS.labels(metrics.kind_of(event.get_type())).inc()
-        await self.bus.append(names.dead_subject(delivery.subject), event)
+        await self.bus.append(subject, event)
         return event.get_extension("dataref") or None

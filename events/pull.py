@@ -50,7 +50,7 @@ class Delivery:
 
     @property
     def event(self) -> CloudEvent:
-        return envelope.from_message(self.message.headers, self.message.data)
+        return envelope.received(self.subject, self.message.headers, self.message.data)
 
 
 class Puller:
@@ -67,7 +67,7 @@ class Puller:
         self.gone = False
         """The consumer no longer exists, as far as `take` has seen."""
         self._client: Client = bus.client
-        self._request_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._request_subject = f"{bus.api}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._queue: asyncio.Queue[Delivery | Exception] = asyncio.Queue()
         self._outstanding = 0
         self._renewed = 0.0

@@ -24,6 +24,7 @@ from events.connection import Connection
 from events.failure import BusUnavailable
 from events.retry import answering
 
+API = "$JS.API"
 PAGE = 500
 """Subjects read by one batched get; the server refuses more than 1,024."""
 WALK_PAGE = 64
@@ -45,9 +46,11 @@ class Stored:
 class Reads(Connection):
     """A connection that reads streams; all of it raises BusUnavailable."""
 
-    def __init__(self, client: Client, *, replicas: int = 1, timeout: float = 5.0) -> None:
+    def __init__(self, client: Client, *, replicas: int = 1, timeout: float = 5.0, api: str = API) -> None:
+        """api: how subjects of JetStream's API begin; other than `API`, streams are lent by another account."""
         super().__init__(client)
-        self.js: JetStreamContext = client.jetstream(timeout=timeout)
+        self.api = api
+        self.js: JetStreamContext = client.jetstream(timeout=timeout, prefix=api)
         self._replicas = replicas
         self._timeout = timeout
 
@@ -92,7 +95,7 @@ class Reads(Connection):
             except NotFoundError:
                 return None
         assert found.subject and found.seq, "an entry has its place"
-        event = envelope.from_message(found.headers, found.data or b"")
+        event = envelope.received(found.subject, found.headers, found.data or b"")
         return Stored(found.subject, found.seq, parse_time(str(found.time)), event)
 
     async def _exists(self, stream: str) -> bool:
@@ -103,7 +106,7 @@ class Reads(Connection):
         return True
 
     async def _request(self, what: str, request: dict[str, Any]) -> Msg:
-        return await self.client.request(f"$JS.API.{what}", json.dumps(request).encode(), self._timeout)
+        return await self.client.request(f"{self.api}.{what}", json.dumps(request).encode(), self._timeout)
 
     # Many
 
@@ -144,7 +147,7 @@ class Reads(Connection):
         async def page_of(request: dict[str, Any]) -> list[Stored]:
             with answering(stream):
                 await self.client.publish(
-                    f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox
+                    f"{self.api}.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox
                 )
                 return await self._page(stream, subscription)
 
@@ -178,6 +181,11 @@ class Reads(Connection):
             if not page or len(found) >= reply.get("total", 0):
                 return found
 
+    async def ask(self, subject: str) -> bytes:
+        """What whoever listens there answers."""
+        with answering(subject):
+            return (await self.client.request(subject, timeout=self._timeout)).data
+
     async def end(self, stream: str) -> int:
         """Place of the newest entry; 0 when there never was one."""
         with answering(stream):
@@ -189,7 +197,7 @@ def _stored(headers: dict[str, str], data: bytes) -> Stored:
         subject=headers["Nats-Subject"],
         sequence=int(headers["Nats-Sequence"]),
         time=parse_time(headers["Nats-Time-Stamp"]),
-        event=envelope.from_message(headers, data),
+        event=envelope.received(headers["Nats-Subject"], headers, data),
     )
 
 

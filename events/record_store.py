@@ -14,9 +14,14 @@ from events.bus import Bus
 from events.failure import Conflict, NotFound
 from events.reads import Stored
 from events.records import IMMUTABLE, KINDS, Record
-from events.streams import RECORDS
+from events.streams import FUNCTIONS, RECORDS
 
 R = TypeVar("R", bound=Record)
+
+
+def _stream(kind: type[Record]) -> str:
+    """Where records of a kind lie."""
+    return FUNCTIONS if KINDS[kind] in names.CONFINED_RECORDS else RECORDS
 
 
 class Records:
@@ -32,7 +37,7 @@ class Records:
         cached = self._cache.get(subject)
         if isinstance(cached, kind):
             return cached
-        stored = await self._bus.last(RECORDS, subject)
+        stored = await self._bus.last(_stream(kind), subject)
         if stored is None:
             raise NotFound(f"{KINDS[kind]} {key!r} does not exist")
         return self._remember(kind, stored)
@@ -58,7 +63,7 @@ class Records:
         assert kind not in IMMUTABLE, "this kind is written once"
         subject = names.record_subject(KINDS[kind], tenant, key)
         while True:
-            stored = await self._bus.last(RECORDS, subject)
+            stored = await self._bus.last(_stream(kind), subject)
             old = None if stored is None else self._remember(kind, stored)
             new = make(old)
             if new == old:
@@ -70,7 +75,7 @@ class Records:
     async def delete(self, kind: type[Record], tenant: str, key: str) -> None:
         """Forget a record of a kind that may change; nothing happens if there is none."""
         assert kind not in IMMUTABLE, "this kind is written once"
-        await self._bus.purge(RECORDS, names.record_subject(KINDS[kind], tenant, key))
+        await self._bus.purge(_stream(kind), names.record_subject(KINDS[kind], tenant, key))
 
     async def start(self) -> None:
         """Hear of records that are forgotten, so that none is remembered here that is gone."""
@@ -82,7 +87,7 @@ class Records:
     async def amend(self, kind: type[R], tenant: str, key: str, **changes: object) -> None:
         """Change a record that others remember; nothing happens if there is none any more."""
         subject = names.record_subject(KINDS[kind], tenant, key)
-        while (stored := await self._bus.last(RECORDS, subject)) is not None:
+        while (stored := await self._bus.last(_stream(kind), subject)) is not None:
             record = self._remember(kind, stored).model_copy(update=changes)
             with contextlib.suppress(Conflict):
                 await self._write(tenant, key, record, expect_last=stored.sequence)
@@ -91,7 +96,7 @@ class Records:
     async def forget(self, kind: type[Record], tenant: str, key: str) -> None:
         """Remove a record of any kind, also from what others remember."""
         subject = names.record_subject(KINDS[kind], tenant, key)
-        await self._bus.purge(RECORDS, subject)
+        await self._bus.purge(_stream(kind), subject)
         await self._say_forgotten(subject)
 
     async def _say_forgotten(self, subject: str) -> None:
@@ -100,7 +105,7 @@ class Records:
 
     async def all(self, kind: type[R], tenant: str) -> list[R]:
         """All records of a kind, in no particular order."""
-        found = await self._bus.last_of_each(RECORDS, names.record_filter(KINDS[kind], tenant))
+        found = await self._bus.last_of_each(_stream(kind), names.record_filter(KINDS[kind], tenant))
         return [self._remember(kind, stored) for stored in found]
 
     async def _write(self, tenant: str, key: str, record: Record, expect_last: int | None) -> None:

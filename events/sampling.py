@@ -71,7 +71,7 @@ async def submit(bus: Bus, blobs: Blobs, command: SampleCommand) -> None:
         **_tokens(command.request),
     )
     subject = names.sample_subject(command.base, tenant, command.run_id, sampler_id, number)
-    event = await claims.lend(bus, blobs, tenant, event, claims.COMMAND_DAYS)
+    event = await claims.lend(bus, blobs, tenant, event, claims.COMMAND_DAYS, on=subject)
     try:
         await bus.append(subject, event, expect_last=0)
     except Conflict:

@@ -15,12 +15,17 @@ class BusSettings(BaseSettings):
     """`nats://[user:password@ | token@]host:port`."""
     blobs: str
     """The blob store: a folder, or `s3://BUCKET[/PREFIX]`, which the usual variables `AWS_*` lead to."""
+    reward_blobs: str = ""
+    """Where payloads for and from the reward service lie, which may reach no others; empty = with the rest."""
     blob_cache: Path | None = None
     """Folder for local copies of what an S3 store holds; None = one in the folder for temporary files."""
     blob_cache_bytes: int = 16 * 1024**3
     """Size of all copies that a process keeps; those in use stay beyond it."""
     replicas: int = 1
     """Copies of each stream: 1 on a laptop, 3 in a cluster."""
+    jetstream_api: str = "$JS.API"
+    """How subjects of JetStream's API begin. Otherwise than by default where streams are another account's, which lends
+    some of them to ours: then others make streams and consumers, and this process asks for them."""
     gap_seconds: float = 360.0
     """How long operations wait for a missing earlier number; clients retry a POST for 300 s."""
     log_json: bool = False

@@ -20,7 +20,7 @@ from events.bus import Bus
 from events.failure import Conflict, Failure, StreamFull
 from events.reads import Stored
 from events.retry import again_when_unavailable
-from events.streams import RESULT_DAYS, RESULTS
+from events.streams import RESULT_DAYS, SCORES
 
 WHOLE = 0
 """Number of the joined result."""
@@ -63,7 +63,7 @@ class Sharding:
         """
         done: set[str] = set()
         if not await self._declare(bus, tenant, request, Manifest(shards=len(shards), digest=digest)):
-            done = set(await bus.subjects(RESULTS, names.result_filter(self.queue, tenant, request)))
+            done = set(await bus.subjects(SCORES, names.result_filter(self.queue, tenant, request)))
         if self._result(tenant, request, WHOLE) in done:
             return
         await asyncio.gather(
@@ -93,9 +93,10 @@ class Sharding:
         self, bus: Bus, blobs: Blobs, tenant: str, request: str, shard: int, data: bytes
     ) -> None:
         event = self._event(self.type, tenant, request, ids.future_id(request, shard), data)
+        subject = self.subject(tenant, request, shard)
         try:
-            event = await claims.lend(bus, blobs, tenant, event, claims.COMMAND_DAYS)
-            await bus.append(self.subject(tenant, request, shard), event, expect_last=0)
+            event = await claims.lend(bus, blobs, tenant, event, claims.COMMAND_DAYS, on=subject)
+            await bus.append(subject, event, expect_last=0)
         except Conflict:
             return  # it is queued already
 
@@ -105,21 +106,21 @@ class Sharding:
         manifest = await self._manifest(bus, tenant, request)
         if manifest is None:
             return  # older than the results are kept
-        held = await bus.subjects(RESULTS, names.result_filter(self.queue, tenant, request))
+        held = await bus.subjects(SCORES, names.result_filter(self.queue, tenant, request))
         wanted = [self._result(tenant, request, shard) for shard in range(1, manifest.shards + 1)]
         whole = self._result(tenant, request, WHOLE)
         if whole in held or not set(wanted) <= set(held):
             return
-        stored = await asyncio.gather(*(bus.first(RESULTS, subject) for subject in wanted))
+        stored = await asyncio.gather(*(bus.first(SCORES, subject) for subject in wanted))
         if None in stored:
             return  # they have just expired
         results = [await self._read(blobs, one) for one in stored if one is not None]
         event = self._event(catalog.RESOLVED, tenant, request, ids.future_id(request, WHOLE), join(results))
-        event = await claims.lend(bus, blobs, tenant, event, RESULT_DAYS)
-        await bus.append_once(RESULTS, whole, event)
+        event = await claims.lend(bus, blobs, tenant, event, RESULT_DAYS, on=whole)
+        await bus.append_once(SCORES, whole, event)
 
     async def _manifest(self, bus: Bus, tenant: str, request: str) -> Manifest | None:
-        stored = await bus.first(RESULTS, names.manifest_subject(self.queue, tenant, request))
+        stored = await bus.first(SCORES, names.manifest_subject(self.queue, tenant, request))
         return None if stored is None else Manifest.model_validate_json(envelope.data_of(stored.event))
 
     async def _read(self, blobs: Blobs, stored: Stored) -> ShardResult:

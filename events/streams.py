@@ -7,12 +7,16 @@ DATA         workqueue  uploads to take in, versions to derive; takes messages f
 CHECKPOINT   workqueue  blobs to collect, what to release and what has expired; takes messages for later
 RESULTS      write-once results of the work queues, for a day
 ATTEMPTS     last value reported failures of deliveries, for a day
+SCORES, FAILURES, FUNCTIONS: the same of the reward service, and users' functions
 ALIVE        last value replicas that live, for as long as they say so again
 RECORDS      last value sessions, runs, samplers, base models
 RL           last value states, metrics and control words of server-side RL runs
 FACTS        news for anyone, for 7 days
 FIRINGS      write-once events that fired triggers, for 30 days
 DEAD         what failed for good, for 30 days, to look at
+
+The service that runs code of users may have rights of its own, and NATS gives them by the stream: hence its results,
+attempts and records lie apart from those of others.
 """
 
 from typing import Any
@@ -28,6 +32,7 @@ RESULT_DAYS, FACT_DAYS, DEAD_DAYS = 1.0, 7.0, 30.0
 """How long entries of those streams are kept."""
 ALIVE_SECONDS = 10.0
 """How long a replica that says nothing is still believed to live."""
+SCORES, FAILURES, FUNCTIONS = "SCORES", "FAILURES", "FUNCTIONS"
 RECORDS, RESULTS, FACTS, SAMPLE, REWARD, DATA, CHECKPOINT, DEAD, ATTEMPTS, ALIVE, RL = (
     "RECORDS",
     "RESULTS",
@@ -41,6 +46,16 @@ RECORDS, RESULTS, FACTS, SAMPLE, REWARD, DATA, CHECKPOINT, DEAD, ATTEMPTS, ALIVE
     "ALIVE",
     "RL",
 )
+
+
+def results_of(queue: str) -> str:
+    """Where the results of a work queue lie, by its stream."""
+    return SCORES if queue == REWARD else RESULTS
+
+
+def attempts_of(queue: str) -> str:
+    """Where the failures of its deliveries are counted."""
+    return FAILURES if queue == REWARD else ATTEMPTS
 
 
 def make(name: str, *subjects: str, replicas: int = 1, **options: Any) -> StreamConfig:
@@ -70,18 +85,23 @@ def shared(replicas: int) -> list[StreamConfig]:
     def queue(name: str, subjects: str, *others: str, **options: Any) -> StreamConfig:
         return work_queue(name, subjects, *others, replicas=replicas, **options)
 
-    return [
-        stream(ALIVE, "alive.>", max_msgs_per_subject=1, max_age=ALIVE_SECONDS),
-        stream(RECORDS, "record.>", max_msgs_per_subject=1),
-        stream(
-            RESULTS,
-            "result.>",
+    def once(name: str, subjects: str, days: float) -> StreamConfig:
+        return stream(
+            name,
+            subjects,
             max_msgs_per_subject=1,
             discard=DiscardPolicy.NEW,
             discard_new_per_subject=True,
-            max_age=RESULT_DAYS * DAY,
-            republish=RePublish(src="result.>", dest=f"{names.STORED}.result.>", headers_only=True),
-        ),
+            max_age=days * DAY,
+            republish=RePublish(src=subjects, dest=names.stored_subject(subjects), headers_only=True),
+        )
+
+    return [
+        stream(ALIVE, "alive.>", max_msgs_per_subject=1, max_age=ALIVE_SECONDS),
+        stream(RECORDS, "record.>", max_msgs_per_subject=1),
+        stream(FUNCTIONS, "rewards.record.>", max_msgs_per_subject=1),
+        once(RESULTS, "result.>", RESULT_DAYS),
+        once(SCORES, "rewards.result.>", RESULT_DAYS),
         stream(
             RL,
             "rl.>",
@@ -98,12 +118,15 @@ def shared(replicas: int) -> list[StreamConfig]:
             max_age=FIRING_DAYS * DAY,
         ),
         queue(SAMPLE, "sample.>", discard=DiscardPolicy.NEW),
-        queue(REWARD, names.REWARD_FILTER, discard=DiscardPolicy.NEW),
         # A stream that takes messages for later cannot refuse new ones; these have no limit to reach either.
+        queue(
+            REWARD, names.REWARD_FILTER, names.later_subject(names.REWARD_FILTER), allow_msg_schedules=True
+        ),
         queue(DATA, names.DATA_FILTER, names.later_subject(names.DATA_FILTER), allow_msg_schedules=True),
         queue(CHECKPOINT, "checkpoint.>", names.later_subject("checkpoint.>"), allow_msg_schedules=True),
         stream(DEAD, "dead.>", max_age=DEAD_DAYS * DAY),
         stream(ATTEMPTS, "attempts.>", max_msgs_per_subject=1, max_age=DAY),
+        stream(FAILURES, "rewards.attempts.>", max_msgs_per_subject=1, max_age=DAY),
     ]
 
 

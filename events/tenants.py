@@ -4,7 +4,7 @@ A stream hands a consumer its messages in their order, so that behind one consum
 for all of whoever came first. The commands of a tenant lie under subjects of their own, and so they have a consumer
 of their own; a worker asks each for what it wants. Nobody keeps a list of tenants: they are those with commands in
 the stream, read once, and then those that the stream says it has stored commands of. A consumer that nobody asks
-vanishes once nothing of it is unacknowledged.
+vanishes once nothing of it is unacknowledged. A service that may make none asks the dispatcher for it.
 """
 
 import asyncio
@@ -31,6 +31,23 @@ SOON = 0.25
 """Seconds for which what is known to be there is asked for: others may have taken it."""
 NEXT = 2.0
 """Seconds for which what may come is asked for: once we have no room it would wait here, though others have some."""
+
+
+async def open_consumer(
+    bus: Bus, stream: str, consumer: str, filter: str, tenant: str, *, ack_wait: float
+) -> int:
+    """Make the consumer of a tenant, or find it; how many commands wait there. Raises BusUnavailable."""
+    config = ConsumerConfig(
+        durable_name=f"{consumer}-{tenant}",
+        filter_subject=names.tenant_filter(filter, tenant),
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=ack_wait,
+        max_ack_pending=MAX_ACK_PENDING,
+        inactive_threshold=INACTIVE_SECONDS,
+    )
+    # One consumer for all tenants, as there was before, would overlap with those of each.
+    await bus.remove_consumer(stream, consumer)
+    return (await bus.ensure_consumer(stream, config)).num_pending or 0
 
 
 class TenantQueues:
@@ -119,23 +136,18 @@ class TenantQueues:
 
     @until_available
     async def _join(self, tenant: str) -> Puller:
+        pending = await self._open(tenant)
         consumer = f"{self._consumer}-{tenant}"
-        config = ConsumerConfig(
-            durable_name=consumer,
-            filter_subject=names.tenant_filter(self._filter, tenant),
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=self._ack_wait,
-            max_ack_pending=MAX_ACK_PENDING,
-            inactive_threshold=INACTIVE_SECONDS,
-        )
-        # One consumer for all tenants, as there was before, would overlap with those of each.
-        await self._bus.remove_consumer(self._stream, self._consumer)
-        found = await self._bus.ensure_consumer(self._stream, config)
         puller = await Puller(self._bus, self._stream, consumer, arrived=self._wake).start()
-        puller.pending = (
-            found.num_pending or 0
-        )  # or all would go to whose first command happens to come first
+        puller.pending = pending  # or all would go to whose first command happens to come first
         return puller
+
+    async def _open(self, tenant: str) -> int:
+        if not self._bus.makes:
+            return int(await self._bus.ask(names.open_subject(self._consumer, tenant)))
+        return await open_consumer(
+            self._bus, self._stream, self._consumer, self._filter, tenant, ack_wait=self._ack_wait
+        )
 
     async def _leave(self, tenant: str) -> None:
         self._left += await self._pullers.pop(tenant).close()

@@ -7,6 +7,7 @@ from events import logs, tasks
 from events.blobs import open_blobs
 from events.bus import Bus
 from events.dispatcher.dispatcher import Dispatcher
+from events.dispatcher.opener import open_what_is_asked
 from events.dispatcher.post import make_client
 from events.dispatcher.settings import DispatcherSettings
 from events.notify import Notify
@@ -22,6 +23,7 @@ async def run(settings: DispatcherSettings) -> None:
     blobs = open_blobs(settings)
     bus = await Bus.connect(settings.nats_url, name="dispatcher", replicas=settings.replicas)
     await bus.ensure_shared_streams()  # in a new cluster it may be the first to come
+    await open_what_is_asked(bus)
     async with observed("dispatcher", settings), make_client(settings.activation_key) as http:
         dispatcher = Dispatcher(
             bus,

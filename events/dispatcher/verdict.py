@@ -19,7 +19,7 @@ from events.lease import LeaseLost, RunHolder
 from events.platform import ServiceSpec, Verdict
 from events.reads import Stored
 from events.shards import WHOLE
-from events.streams import RESULTS
+from events.streams import results_of
 
 log = structlog.get_logger(__name__)
 
@@ -53,11 +53,12 @@ async def _fail_queued(bus: Bus, blobs: Blobs, spec: ServiceSpec, command: Store
         return
     owner, number = ids.split_future_id(command.event.get_id())
     tenant = names.tenant_of(command.event.get_source())
+    queue = queue_of(spec.kind, spec.base).stream
     failed = {number, WHOLE} if spec.kind == "reward" else {number}  # one shard lost, and the request is
     for one in failed:
         subject = names.result_subject(spec.kind, tenant, owner, one)
-        await bus.append_once(RESULTS, subject, _failed(command, failure))
-    await bus.remove(queue_of(spec.kind, spec.base).stream, command.sequence)
+        await bus.append_once(results_of(queue), subject, _failed(command, failure))
+    await bus.remove(queue, command.sequence)
     await claims.drop(blobs, command.event)
 
 

@@ -81,9 +81,10 @@ async def submit(edge: Edge, tenant: str, event: CloudEvent) -> dict[str, object
     owner, number = ids.split_future_id(event.get_id())
     if await edge.bus.first(RESULTS, names.result_subject("data", tenant, owner, number)) is not None:
         return future(event.get_id())
-    event = await claims.lend(edge.bus, edge.blobs, tenant, event, claims.COMMAND_DAYS)
+    subject = names.data_subject(tenant, owner, number)
+    event = await claims.lend(edge.bus, edge.blobs, tenant, event, claims.COMMAND_DAYS, on=subject)
     with contextlib.suppress(Conflict):
-        await edge.bus.append(names.data_subject(tenant, owner, number), event, expect_last=0)
+        await edge.bus.append(subject, event, expect_last=0)
     return future(event.get_id())
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from events import catalog, envelope, names
 from events.edge import Edge
 from events.failure import NotFound, StreamFull
-from events.streams import RESULTS
+from events.streams import SCORES
 from rekindle.types import InvalidField
 from rekindle.types.rewards import Function, Grader, ScoreItem, ScoreRequest, Weighted
 from services.reward.functions import Functions
@@ -104,7 +104,7 @@ def check_columns(
 
 
 async def _read(edge: Edge, tenant: str, request_id: str) -> Pins | None:
-    stored = await edge.bus.first(RESULTS, names.pins_subject(QUEUE, tenant, request_id))
+    stored = await edge.bus.first(SCORES, names.pins_subject(QUEUE, tenant, request_id))
     return None if stored is None else Pins.model_validate_json(envelope.data_of(stored.event))
 
 

@@ -20,14 +20,14 @@ from events.outcomes import MAX_FAILURES
 from events.queues import Answer, Queue
 from events.scoring import OUTSIDE, SHARDING, ScoreShard
 from events.shards import ShardResult
-from events.streams import RESULTS, REWARD
+from events.streams import REWARD, SCORES
 from events.worker import QueueWorker
 from rekindle.types.rewards import CHECKED, MAX_REASON, RegisterRequest, Score, ScoreResponse
 from services.reward import versions
 from services.reward.code.register import Registrar
 from services.reward.scorer import Scorer
 
-SCORES = TypeAdapter(list[Score])
+LIST = TypeAdapter(list[Score])
 EXCLUSION = ("outcome", "reason", "grader_version", "attempts")
 """What a fact says of a score that is none."""
 
@@ -66,7 +66,11 @@ class RewardWorker:
 
     async def handle(self, event: CloudEvent, data: bytes) -> Answer | None:
         """Do one command; None if it was done before, and was queued again by a repeated request."""
-        done = await self._bus.first(RESULTS, _result_subject(event))
+        if event.get_type() == catalog.EXPIRE_CLAIMS:
+            day = claims.ExpireCommand.model_validate_json(data)
+            await claims.expire(self._bus, self._blobs, _tenant(event), day, confined=True)
+            return None
+        done = await self._bus.first(SCORES, _result_subject(event))
         if done is not None:
             return None
         if event.get_type() == catalog.REGISTER:
@@ -78,12 +82,12 @@ class RewardWorker:
         for score in scores:
             metrics.SCORES.labels(shard.grader.type, score.outcome).inc()
         return Answer(
-            SCORES.dump_json(scores), facts=[_scored(event, shard, scores), *_excluded(event, shard, scores)]
+            LIST.dump_json(scores), facts=[_scored(event, shard, scores), *_excluded(event, shard, scores)]
         )
 
     async def _settled(self, event: CloudEvent) -> None:
         """Join the request if this was its last shard."""
-        if event.get_type() == catalog.REGISTER:
+        if event.get_type() != catalog.SCORE:
             return
 
         def join(results: Sequence[ShardResult]) -> bytes:
@@ -95,7 +99,7 @@ class RewardWorker:
 
     async def _tell_failed(self, event: CloudEvent, shard: ScoreShard) -> None:
         """Facts about the items of a shard that nobody could score; those of others went with their scores."""
-        done = await self._bus.first(RESULTS, _result_subject(event))
+        done = await self._bus.first(SCORES, _result_subject(event))
         if done is None or done.event.get_type() != catalog.FAILED:
             return
         failure = Failure.model_validate_json(await claims.data_of(self._blobs, done.event))
@@ -110,7 +114,7 @@ def whole(shard: ScoreShard, results: Sequence[ShardResult]) -> ScoreResponse:
         if isinstance(result, Failure):
             scores += [_failed(shard, result)] * size
         else:
-            scores += SCORES.validate_json(result)
+            scores += LIST.validate_json(result)
     return ScoreResponse.of(tuple(scores))
 
 

@@ -31,7 +31,7 @@ def versions(cluster: Cluster) -> dict[Key, str]:
 def test_all_objects_are_there_and_the_end_says_how_to_reach_it(cluster: Cluster) -> None:
     said = cluster.done("deploy")
     wanted = installation(manifests.overlay("base"))
-    assert len(cluster.server.objects) == len(wanted) + 5 + 1, "secrets, and what it has written down"
+    assert len(cluster.server.objects) == len(wanted) + 7 + 1, "secrets, and what it has written down"
     assert f"REKINDLE_BASE_URL={URL}" in said
 
 
@@ -78,7 +78,7 @@ def test_secrets_that_are_there_stay(cluster: Cluster, small: Path) -> None:
     cluster.server.put(own)
     said = cluster.done("deploy", "--overlay", small)
     assert cluster.server.secret("rekindle-blobs") == {"AWS_ACCESS_KEY_ID": "mine"}
-    assert "rekindle-blobs" not in said and "rekindle-nats" in said
+    assert "rekindle-blobs," not in said and "rekindle-nats," in said
 
 
 def test_two_installations_share_no_secret(cluster: Cluster, small: Path) -> None:

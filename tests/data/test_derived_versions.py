@@ -149,7 +149,9 @@ class Run:
                 fact = facts.make_fact(
                     type_, tenant="local", service="test", subject=subject, id=uuid.uuid4().hex, data=said
                 )
-                await facts.publish(bus, "local", await claims.lend(bus, blobs, "local", fact, FACT_DAYS))
+                await facts.publish(
+                    bus, "local", await claims.lend(bus, blobs, "local", fact, FACT_DAYS, on="facts.t")
+                )
             assert await bus.subjects(FACTS, "facts.>")
         finally:
             await bus.close()

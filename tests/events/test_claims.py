@@ -34,7 +34,7 @@ async def test_large_data_travel_by_reference(
     sent = event("1", data=os.urandom(size))
     for left in (
         await claims.keep(blobs, "base", unique, "run", sent),
-        await claims.lend(bus, blobs, unique, sent, RESULT_DAYS),
+        await claims.lend(bus, blobs, unique, sent, RESULT_DAYS, on="result.t"),
     ):
         assert bool(left.get_extension("dataref")) == elsewhere
         assert (left.get_data() == b"") == elsewhere
@@ -55,8 +55,8 @@ async def test_a_reference_to_nothing_is_not_found(blobs: FolderBlobs) -> None:
 async def test_an_expired_payload_goes_and_a_live_one_stays(
     bus: Bus, blobs: FolderBlobs, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = await claims.lend(bus, blobs, unique, event("old"), -10.0)
-    live = await claims.lend(bus, blobs, unique, event("live"), FACT_DAYS)
+    old = await claims.lend(bus, blobs, unique, event("old"), -10.0, on="result.t")
+    live = await claims.lend(bus, blobs, unique, event("live"), FACT_DAYS, on="result.t")
     expired, alive = days_of(blobs, unique)
     for day in (expired, alive):
         await claims.expire(bus, blobs, unique, ExpireCommand.model_validate({"day": day}))
@@ -70,7 +70,7 @@ async def test_a_payload_outlives_the_last_moment_of_its_event(
     bus: Bus, blobs: FolderBlobs, unique: str
 ) -> None:
     before = datetime.now(UTC)
-    await claims.lend(bus, blobs, unique, event("1"), RESULT_DAYS)
+    await claims.lend(bus, blobs, unique, event("1"), RESULT_DAYS, on="result.t")
     (day,) = days_of(blobs, unique)
     kept = datetime.fromisoformat(f"{day}T00:00:00+00:00") - before
     assert timedelta(days=RESULT_DAYS + 1) < kept <= timedelta(days=RESULT_DAYS + 2)
@@ -80,7 +80,7 @@ async def test_the_end_of_a_day_is_planned_once_however_many_payloads_it_has(
     bus: Bus, blobs: FolderBlobs, unique: str
 ) -> None:
     for number in range(5):
-        await claims.lend(bus, blobs, unique, event(str(number)), RESULT_DAYS)
+        await claims.lend(bus, blobs, unique, event(str(number)), RESULT_DAYS, on="result.t")
     (day,) = days_of(blobs, unique)
     planned = names.later_subject(f"checkpoint.{names.token(unique)}.>")
     info = await bus.js.stream_info(CHECKPOINT, subjects_filter=planned)

@@ -62,7 +62,7 @@ class Shop:
             subject=self.name,
             data=data,
         )
-        event = await lend(self.bus, self.blobs, TENANT, event, COMMAND_DAYS)
+        event = await lend(self.bus, self.blobs, TENANT, event, COMMAND_DAYS, on=self.name)
         await self.bus.append(f"{self.name}.{TENANT}.{number}", event)
 
     async def result(self, number: int) -> CloudEvent | None:

@@ -16,7 +16,7 @@ from events.futures import Futures, Gone, Result
 from events.queues import Answer, Handler, Queue
 from events.record_store import Records
 from events.shards import AnotherRequest, Sharding, ShardResult, digest_of
-from events.streams import RESULTS, REWARD
+from events.streams import REWARD, SCORES
 from events.worker import QueueWorker
 
 SCORING = Sharding("reward", names.reward_subject, catalog.SCORE)
@@ -136,8 +136,8 @@ async def test_a_death_between_result_and_join_leaves_no_request_unjoined(
     for number, data in enumerate(shards, start=1):
         subject = names.result_subject("reward", unique, request, number)
         event = SCORING._event(catalog.RESOLVED, unique, request, ids.future_id(request, number), data)
-        assert await bus.last(RESULTS, names.result_subject("reward", unique, request, 0)) is None
-        await bus.append_once(RESULTS, subject, event)
+        assert await bus.last(SCORES, names.result_subject("reward", unique, request, 0)) is None
+        await bus.append_once(SCORES, subject, event)
     for _ in range(2):
         await SCORING.join(bus, blobs, unique, request, joined)
     found = await futures.wait(unique, ids.future_id(request, 0), 1.0)

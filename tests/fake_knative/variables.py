@@ -10,6 +10,8 @@ from typing import Any
 from tests.cluster.api_server import ApiServer
 
 Object = dict[str, Any]
+NATS = "HERE_NATS"
+"""Among the variables of this machine: where its NATS server is, `host:port`."""
 
 
 def variables(server: ApiServer, namespace: str, template: Object, local: dict[str, str]) -> dict[str, str]:
@@ -22,6 +24,8 @@ def variables(server: ApiServer, namespace: str, template: Object, local: dict[s
         if (value := _value(server, namespace, one)) is not None:
             found[one["name"]] = value
     outside = {name: value for name, value in found.items() if not name.startswith("AWS_")}
+    if NATS in local and "NATS_URL" in outside:  # each as its own user
+        outside["NATS_URL"] = outside["NATS_URL"].replace("nats:4222", local[NATS])
     return outside | local
 
 

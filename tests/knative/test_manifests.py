@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -111,8 +112,26 @@ def test_secrets_by_hand_are_those_of_deploy_and_hold_nothing() -> None:
 def test_the_password_that_deploy_makes_is_a_text_to_nats() -> None:
     made = Collected()
     secrets.ensure(cast("Api", made), "rekindle")
-    (found,) = (one["stringData"] for one in made.objects if one["metadata"]["name"] == "rekindle-nats")
-    assert re.fullmatch(r"[a-z][A-Za-z0-9]+", found["NATS_PASSWORD"])
+    found = [one["stringData"] for one in made.objects if one["metadata"]["name"].startswith("rekindle-nats")]
+    passwords = {one["NATS_PASSWORD"] for one in found}
+    assert len(found) == len(passwords) == 2
+    assert all(re.fullmatch(r"[a-z][A-Za-z0-9]+", one) for one in passwords)
+
+
+def test_the_store_is_told_the_keys_that_the_reward_service_is_told() -> None:
+    made = Collected()
+    secrets.ensure(cast("Api", made), "rekindle")
+    (found,) = (
+        one["stringData"] for one in made.objects if one["metadata"]["name"] == "rekindle-blobs-reward"
+    )
+    (example,) = (
+        one["stringData"] for one in load(EXAMPLE) if one["metadata"]["name"] == "rekindle-blobs-reward"
+    )
+    told, shown = (json.loads(one["identities.json"])["identities"][0] for one in (found, example))
+    assert told | {"credentials": []} == shown | {"credentials": []}
+    assert told["credentials"] == [
+        {"accessKey": found["AWS_ACCESS_KEY_ID"], "secretKey": found["AWS_SECRET_ACCESS_KEY"]}
+    ]
 
 
 @pytest.mark.parametrize("set_name", ["base", "ha"])

@@ -59,6 +59,18 @@ LIBRARIES = {
 """Variables that libraries read, and what they are for."""
 ACTIVATED = ("checkpoint", "data", "reward", "train", "sample")
 SECRET_FILES = {"rekindle-keys": {"keys.json"}}
+ONLY_FOR_SOME = {
+    "rekindle-nats": {*SETTINGS, "nats"} - {"reward"},
+    "rekindle-nats-reward": {"reward", "nats"},
+    "rekindle-blobs": {*SETTINGS, "blobs", "blobs-bucket"} - {"reward"},
+    "rekindle-blobs-reward": {"reward", "blobs"},
+    "rekindle-keys": {"gateway", "checkpoint", "data", "reward", "train", "sample"},
+    "rekindle-links": {"gateway", "checkpoint"},
+    "rekindle-activation": {"gateway", "checkpoint", "data", "reward", "train", "sample", "dispatcher"},
+    "rekindle-graders": {"reward"},
+    "rekindle-hub": {"data", "train", "sample", "register"},
+}
+"""By Secret: the kinds of pods that it is for."""
 OPTIONAL_SECRETS = {"rekindle-hub", "rekindle-graders"}
 SET_NAMES = list(sets.SETS)
 PODS = [(name, one) for name, one in sets.every() if pod(one)]
@@ -143,8 +155,14 @@ def test_services_take_what_they_are_told(name: str, one: Manifest, monkeypatch:
     for variable, value in told.items():
         monkeypatch.setenv(variable, value)
     read = settings()  # type: ignore[call-arg]
-    assert read.nats_url == secrets()["rekindle-nats"]["NATS_URL"]
-    assert read.blobs == "s3://rekindle" and read.log_json
+    confined = kind_of(one) == names.CONFINED
+    assert read.nats_url == secrets()["rekindle-nats-reward" if confined else "rekindle-nats"]["NATS_URL"]
+    assert (
+        told["AWS_ACCESS_KEY_ID"]
+        == secrets()["rekindle-blobs-reward" if confined else "rekindle-blobs"]["AWS_ACCESS_KEY_ID"]
+    )
+    assert (read.jetstream_api == "$JS.API") != confined
+    assert (read.blobs, read.reward_blobs) == ("s3://rekindle", "s3://rekindle-reward") and read.log_json
     assert read.replicas == (3 if name.startswith("ha") else 1)
     if isinstance(read, EdgeSettings) and kind_of(one) != "register":
         assert (read.host, read.port, read.activation) == ("0.0.0.0", 8080, True)
@@ -190,6 +208,42 @@ def _secret_keys(one: Manifest, container: dict[str, Any]) -> list[tuple[str, st
         if "secretRef" in each and each["secretRef"]["name"] not in OPTIONAL_SECRETS
     ]
     return found + [(name, key) for name in (*mounted, *taken) for key in secrets()[name]]
+
+
+def test_no_pod_has_a_secret_that_it_does_not_need() -> None:
+    found: dict[str, set[str]] = {}
+    for _, one in PODS:
+        labels = template(one)["metadata"]["labels"]
+        who = labels.get("rekindle.dev/kind", labels["app.kubernetes.io/name"])
+        for secret in _secrets_of(one):
+            found.setdefault(secret, set()).add(who)
+    assert found == ONLY_FOR_SOME
+    waking = [name for name, one in PODS if "REKINDLE_ACTIVATION_KEY" in own_variables(one)]
+    assert {name.partition(": ")[2] for name in waking} == {"Deployment dispatcher"}
+
+
+def _secrets_of(one: Manifest) -> set[str]:
+    """Names of all that its containers are given, in whatever way."""
+    found = {each["secret"]["secretName"] for each in pod(one).get("volumes", []) if "secret" in each}
+    for container in containers(one):
+        found |= {each["secretRef"]["name"] for each in container.get("envFrom", []) if "secretRef" in each}
+        sources = [each.get("valueFrom", {}) for each in container.get("env", [])]
+        found |= {each["secretKeyRef"]["name"] for each in sources if "secretKeyRef" in each}
+    return found
+
+
+def test_the_store_is_told_of_a_user_who_has_one_bucket() -> None:
+    made = json.loads(secrets()["rekindle-blobs-reward"]["identities.json"])
+    (user,) = made["identities"]
+    (pair,) = user["credentials"]
+    bucket = urlsplit(common("base")["REKINDLE_REWARD_BLOBS"]).netloc
+    assert set(user["actions"]) == {f"{may}:{bucket}" for may in ("Read", "Write", "List")}
+    assert list(pair.values()) == [
+        secrets()["rekindle-blobs-reward"][name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    ]
+    store = sets.one("base", "StatefulSet", "blobs")
+    (mount,) = (one for one in containers(store)[0]["volumeMounts"] if one["name"] == "identities")
+    assert f"-s3.config={mount['mountPath']}/identities.json" in containers(store)[0]["args"]
 
 
 def test_optional_secrets_are_marked_so() -> None:
@@ -242,11 +296,13 @@ def test_every_address_is_that_of_a_service_and_its_port(set_name: str) -> None:
         for port in one["spec"]["ports"]
     }
     (script,) = containers(sets.one(set_name, "Job", "blobs-bucket"))[0]["args"]
-    (bucket,) = re.findall(r"http://\S+?(?=\))", script)
-    for url in (secrets()["rekindle-nats"]["NATS_URL"], common(set_name)["AWS_ENDPOINT_URL"], bucket):
+    (bucket,) = re.findall(r"http://[^\s\"]+", script)
+    users = [secrets()[name]["NATS_URL"] for name in ("rekindle-nats", "rekindle-nats-reward")]
+    for url in (*users, common(set_name)["AWS_ENDPOINT_URL"], bucket):
         parts = urlsplit(url)
         assert (parts.hostname, parts.port) in there
-    assert urlsplit(bucket).path.strip("/") == urlsplit(common(set_name)["REKINDLE_BLOBS"]).netloc
+    stores = {urlsplit(common(set_name)[name]).netloc for name in ("REKINDLE_BLOBS", "REKINDLE_REWARD_BLOBS")}
+    assert urlsplit(bucket).path == "/$bucket" and f"for bucket in {' '.join(sorted(stores))};" in script
 
 
 @pytest.mark.parametrize("set_name", ["base", "ha"])
@@ -275,13 +331,13 @@ def test_workloads_select_their_own_pods(set_name: str) -> None:
 
 @pytest.mark.parametrize("set_name", ["base", "ha"])
 def test_the_nats_server_takes_its_configuration(set_name: str, tmp_path: Path) -> None:
-    text = sets.one(set_name, "ConfigMap", "nats")["data"]["nats.conf"]
-    (tmp_path / "nats.conf").write_text(text)
-    told = {name: value for name, value in secrets()["rekindle-nats"].items() if name != "NATS_URL"}
+    files = sets.one(set_name, "ConfigMap", "nats")["data"]
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    text = files["nats.conf"]
+    told = own_variables(sets.one(set_name, "StatefulSet", "nats"))
     command = [nats_server.server_binary(), "--config", str(tmp_path / "nats.conf"), "-t"]
-    done = subprocess.run(
-        command, env={**told, "POD_NAME": "nats-0"}, capture_output=True, text=True, timeout=30
-    )
+    done = subprocess.run(command, env=told, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     laptop = nats_server.CONFIG.replace("{{", "{").replace("}}", "}")
     for said in ("max_payload: 8MB", "feature_flags { js_ack_fc_v2: false }"):
@@ -289,8 +345,9 @@ def test_the_nats_server_takes_its_configuration(set_name: str, tmp_path: Path) 
     assert "sync_interval: always" in text or set_name == "ha"
 
 
-def test_the_url_of_nats_has_the_credentials_of_the_server() -> None:
-    found = secrets()["rekindle-nats"]
+@pytest.mark.parametrize("secret", ["rekindle-nats", "rekindle-nats-reward"])
+def test_the_url_of_nats_has_the_credentials_of_the_server(secret: str) -> None:
+    found = secrets()[secret]
     parts = urlsplit(found["NATS_URL"])
     assert (parts.username, parts.password) == (found["NATS_USER"], found["NATS_PASSWORD"])
     assert re.fullmatch(r"[a-z][A-Za-z0-9]+", found["NATS_PASSWORD"])

@@ -1,4 +1,8 @@
-"""The reward service as processes of their own: a gateway and two replicas around a real NATS server."""
+"""The reward service as processes of their own: a gateway and two replicas around a real NATS server.
+
+The replicas have no more rights than in a cluster: those of their own user of NATS, as the manifests give them, and
+another store than the gateway's for payloads.
+"""
 
 import asyncio
 import os
@@ -17,7 +21,7 @@ from events.bus import Bus
 from events.streams import FACTS, REWARD
 from rekindle.types.rewards import ScoreResponse
 from services.local import nats_server
-from tests.events.nats_process import NatsProcess
+from tests import lent_nats
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 120.0
@@ -29,8 +33,10 @@ class Rig:
 
     def __init__(self, folder: Path, replicas: int = 2) -> None:
         self.folder = folder
-        self.nats = NatsProcess(folder / "nats")
-        self.nats.start()
+        self.lent = lent_nats.made(folder / "nats")
+        self.nats_url = self.lent.url("rekindle-nats")
+        self.lent.process.start()
+        self.opener = subprocess.Popen([sys.executable, "-m", "tests.reward.opener", self.nats_url], cwd=ROOT)
         self.gateway, url = self.start("gateway")
         started = [self.start("reward", REKINDLE_GRADERS="1") for _ in range(replicas)]
         self.replicas, self.urls = [process for process, _ in started], [url for _, url in started]
@@ -42,9 +48,11 @@ class Rig:
         environment = {
             **os.environ,
             "PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}",
-            "NATS_URL": self.nats.url,
-            "REKINDLE_BLOBS": str(self.folder / "blobs"),
+            "NATS_URL": self.nats_url,
+            "REKINDLE_BLOBS": str(self.folder / ("nothing" if service == "reward" else "blobs")),
+            "REKINDLE_REWARD_BLOBS": str(self.folder / "reward-blobs"),
             "REKINDLE_PORT": str(port),
+            **(self.lent.of_reward if service == "reward" else {}),
             **variables,
         }
         program = f"{QUICK_DELIVERY}from services.{service}.app import main; main()"
@@ -82,7 +90,7 @@ class Rig:
         """Every `rollout.scored` of a request, as often as it is stored; or the facts of another type."""
 
         async def read() -> list[dict[str, Any]]:
-            bus = await Bus.connect(self.nats.url, name="test")
+            bus = await Bus.connect(self.nats_url, name="test")
             subject = names.fact_subject("local", type_)
             found = [envelope.json_of(stored.event) async for stored in bus.walk(FACTS, subject)]
             await bus.close()
@@ -94,7 +102,7 @@ class Rig:
         """Subjects of the shards that are not done."""
 
         async def read() -> list[str]:
-            bus = await Bus.connect(self.nats.url, name="test")
+            bus = await Bus.connect(self.nats_url, name="test")
             found = await bus.subjects(REWARD, "reward.>")
             await bus.close()
             return list(found)
@@ -103,11 +111,11 @@ class Rig:
 
     def close(self) -> None:
         self.http.close()
-        for process in (*self.replicas, self.gateway):
+        for process in (*self.replicas, self.gateway, self.opener):
             process.terminate()
-        for process in (*self.replicas, self.gateway):
+        for process in (*self.replicas, self.gateway, self.opener):
             process.wait(30)
-        self.nats.stop()
+        self.lent.process.stop()
 
 
 @contextmanager

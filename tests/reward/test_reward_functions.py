@@ -146,7 +146,7 @@ def test_a_function_that_is_unregistered_is_gone_and_another_tenant_s_never_was(
     register(rig, "gone", LENGTH)
 
     async def of_another() -> None:
-        bus = await Bus.connect(rig.nats.url, name="test")
+        bus = await Bus.connect(rig.nats_url, name="test")
         try:
             functions = Functions(Records(bus))
             assert "gone" in [one.name for one in await functions.all("local")]
@@ -170,7 +170,7 @@ def test_what_is_queued_for_a_function_that_is_unregistered_fails_wherever_its_s
     version = register(rig, "fleeting", LENGTH).version
 
     async def of_a_replica() -> None:
-        bus = await Bus.connect(rig.nats.url, name="test")
+        bus = await Bus.connect(rig.nats_url, name="test")
         try:
             functions = Functions(Records(bus))
             assert (await functions.code("local", "fleeting", version)).source == LENGTH

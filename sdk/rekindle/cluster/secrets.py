@@ -54,20 +54,13 @@ def new_key() -> str:
 
 
 def _all(namespace: str, key: str) -> list[Manifest]:
-    # It begins with a letter: NATS' configuration takes 12e3 for a number.
-    password = f"p{secrets.token_hex(24)}"
     system = new_key()
     entry = {"hash": key_digest(key), "tenant": TENANT, "name": "first"}
     contents = {
-        "rekindle-nats": {
-            "NATS_USER": "rekindle",
-            "NATS_PASSWORD": password,
-            "NATS_URL": f"nats://rekindle:{password}@nats:4222",
-        },
-        "rekindle-blobs": {
-            "AWS_ACCESS_KEY_ID": f"rekindle{secrets.token_hex(6)}",
-            "AWS_SECRET_ACCESS_KEY": secrets.token_hex(24),
-        },
+        "rekindle-nats": _nats_user("rekindle"),
+        "rekindle-nats-reward": _nats_user("reward"),
+        "rekindle-blobs": _pair("rekindle"),
+        "rekindle-blobs-reward": _identity("reward"),
         KEYS: {"keys.json": json.dumps([entry])},
         "rekindle-links": {"REKINDLE_EXTERNAL_URLS_SECRET": secrets.token_hex(32)},
         "rekindle-activation": {
@@ -76,6 +69,31 @@ def _all(namespace: str, key: str) -> list[Manifest]:
         },
     }
     return [_secret(name, namespace, content) for name, content in contents.items()]
+
+
+def _nats_user(user: str) -> dict[str, str]:
+    # It begins with a letter: NATS' configuration takes 12e3 for a number.
+    password = f"p{secrets.token_hex(24)}"
+    return {"NATS_USER": user, "NATS_PASSWORD": password, "NATS_URL": f"nats://{user}:{password}@nats:4222"}
+
+
+def _pair(user: str) -> dict[str, str]:
+    """Keys of the store."""
+    return {
+        "AWS_ACCESS_KEY_ID": f"{user}{secrets.token_hex(6)}",
+        "AWS_SECRET_ACCESS_KEY": secrets.token_hex(24),
+    }
+
+
+def _identity(user: str) -> dict[str, str]:
+    """Keys of somebody who has one bucket, and what the cluster's own store is told of it."""
+    pair = _pair(user)
+    told = {
+        "name": user,
+        "credentials": [{"accessKey": pair["AWS_ACCESS_KEY_ID"], "secretKey": pair["AWS_SECRET_ACCESS_KEY"]}],
+        "actions": [f"{may}:rekindle-{user}" for may in ("Read", "Write", "List")],
+    }
+    return pair | {"identities.json": json.dumps({"identities": [told]})}
 
 
 def _secret(name: str, namespace: str, content: dict[str, str]) -> Manifest:

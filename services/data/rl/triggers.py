@@ -199,11 +199,12 @@ class Triggers:
     async def _call_later(self, tenant: str, command: FireCommand) -> None:
         """Have the queue itself bring the next attempt: nothing runs meanwhile."""
         again = command.model_copy(update={"attempt": command.attempt + 1})
+        subject, edge = names.data_subject(tenant, again.owner, again.attempt), self._edge
         event = await claims.lend(
-            self._edge.bus, self._edge.blobs, tenant, again.command(tenant), claims.COMMAND_DAYS
+            edge.bus, edge.blobs, tenant, again.command(tenant), claims.COMMAND_DAYS, on=subject
         )
         at = datetime.now(UTC) + timedelta(seconds=PAUSES[command.attempt - 1])
-        await self._edge.bus.append_later(names.data_subject(tenant, again.owner, again.attempt), event, at)
+        await edge.bus.append_later(subject, event, at)
 
 
 def firing_of(command: FireCommand, outcome: str, **more: str) -> Firing:

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from events import blob_keys
 from events.bus import Bus
-from events.streams import RESULTS, REWARD, SAMPLE
+from events.streams import RESULTS, REWARD, SAMPLE, SCORES
 from tests.data.lab import ROOT, Lab, Service
 from tests.events.nats_process import NatsProcess
 
@@ -122,6 +122,7 @@ class Rig(Lab):
                 while await bus.subjects(queue, ">"):  # noqa: ASYNC110 - nothing tells
                     await asyncio.sleep(0.02)
             await bus.purge(RESULTS, "result.>")
+            await bus.purge(SCORES, "rewards.result.>")
         finally:
             await bus.close()
 

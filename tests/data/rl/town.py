@@ -103,8 +103,9 @@ class Town:
     async def say(self, data: Json, id: str, type_: str = catalog.DATASET_UPLOADED) -> None:
         """Say a fact, however often it was said before."""
         fact = facts.make_fact(type_, tenant=LOCAL_TENANT, service="data", subject="it", id=id, data=data)
-        fact = await lend(self.bus, self.edge.blobs, LOCAL_TENANT, fact, FACT_DAYS)
-        await self.bus.append(names.fact_subject(LOCAL_TENANT, type_), fact)
+        subject = names.fact_subject(LOCAL_TENANT, type_)
+        fact = await lend(self.bus, self.edge.blobs, LOCAL_TENANT, fact, FACT_DAYS, on=subject)
+        await self.bus.append(subject, fact)
 
     async def firings(self, trigger: str) -> list[Json]:
         found: list[Json] = (await self.http.get(f"triggers/{trigger}/firings")).json()["firings"]
