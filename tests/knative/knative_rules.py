@@ -197,7 +197,7 @@ def reserved(one: Manifest) -> Iterator[str]:
 
 
 def probes(one: Manifest) -> Iterator[str]:
-    """All servers have three probes; a start that takes long is given up by the progress deadline, not by a probe."""
+    """All servers have three probes, with ports."""
     if not is_knative(one) and one["kind"] != "StatefulSet":
         return
     for container in containers(one):
@@ -207,10 +207,22 @@ def probes(one: Manifest) -> Iterator[str]:
                 yield f"{probe}: missing"
             elif "port" not in get:
                 yield f"{probe}: it has no port, passes admission and never succeeds"
+
+
+def probe_times(one: Manifest) -> Iterator[str]:
+    """A start is seen soon, given up by the progress deadline and not by a probe; a busy disk ends no server."""
+    for container in containers(one):
         start = container.get("startupProbe", {})
         longest = start.get("periodSeconds", 10) * start.get("failureThreshold", 3)
         if DEADLINE in scale(one) and longest >= seconds(scale(one)[DEADLINE]):
             yield f"startupProbe: {longest} s, not below the progress deadline"
+        if is_knative(one) and start.get("periodSeconds") != 1:
+            # The activator (`enableProbeOptimisation`) holds requests until the kubelet has seen a startup probe succeed.
+            yield "startupProbe: a cold start takes up to its period longer, so every second"
+        if one["kind"] == "StatefulSet":
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                if container.get(probe, {}).get("timeoutSeconds", 1) < 5:
+                    yield f"{probe}: a server whose disk is busy may take more than a second"
 
 
 def resources(one: Manifest) -> Iterator[str]:
@@ -272,6 +284,7 @@ RULES: tuple[Rule, ...] = (
     ports,
     reserved,
     probes,
+    probe_times,
     resources,
     hardened,
     volumes,

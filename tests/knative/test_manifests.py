@@ -247,8 +247,12 @@ WRONG: dict[str, tuple[Change, str]] = {
         lambda one: containers(one)[0]["startupProbe"]["httpGet"].pop("port"),
         "never succeeds",
     ),
+    "a start that is looked for too seldom": (
+        _set(f"{CONTAINER}|startupProbe|periodSeconds", 5),
+        "so every second",
+    ),
     "a probe more patient than Knative": (
-        _set(f"{CONTAINER}|startupProbe|failureThreshold", 360),
+        _set(f"{CONTAINER}|startupProbe|failureThreshold", 1800),
         "not below the progress deadline",
     ),
     "a writable root": (
