@@ -217,7 +217,7 @@ def probe_times(one: Manifest) -> Iterator[str]:
         if DEADLINE in scale(one) and longest >= seconds(scale(one)[DEADLINE]):
             yield f"startupProbe: {longest} s, not below the progress deadline"
         if is_knative(one) and start.get("periodSeconds") != 1:
-            # The activator (`enableProbeOptimisation`) holds requests until the kubelet has seen a startup probe succeed.
+            # its activator (`enableProbeOptimisation`) waits for the kubelet where there is a startup probe
             yield "startupProbe: a cold start takes up to its period longer, so every second"
         if one["kind"] == "StatefulSet":
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
