@@ -368,6 +368,14 @@ def test_a_kind_without_a_schema_is_an_error(tmp_path: Path) -> None:
         mistakes({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "a"}})
 
 
+@pytest.mark.parametrize("kind", ["train", "sample"])
+def test_a_long_pass_takes_no_work_away_from_a_replica(kind: str) -> None:
+    """Neither probe asks for an answer sooner than a busy interpreter gives one."""
+    (container,) = containers(sets.one("model", "Service", kind))
+    for probe in (container["readinessProbe"], container["livenessProbe"]):
+        assert probe["timeoutSeconds"] >= 10 and probe["failureThreshold"] >= 15
+
+
 def test_gateways_are_scaled_by_how_many_requests_come_not_by_how_many_are_open() -> None:
     gateway = sets.one("base", "Service", "gateway")
     assert pod(gateway)["containerConcurrency"] == 0
