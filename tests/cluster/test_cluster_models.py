@@ -157,6 +157,23 @@ def test_bounds_that_were_set_with_kn_are_kept_and_said(cluster: Cluster) -> Non
     assert f"kept {SCALE}max-scale as kn has set it" in said and f"kept {SCALE}window" in said
 
 
+def test_a_bound_that_two_others_have_set_is_kept_too(cluster: Cluster) -> None:
+    cluster.done("models", "add", BASE)
+    bound = {f"{SCALE}max-scale": "7"}
+    cluster.edit("kn", TRAIN, lambda one: annotations(one).update(bound))
+    same = {
+        "apiVersion": SERVICES,
+        "kind": "Service",
+        "metadata": {"name": TRAIN.name, "namespace": TRAIN.namespace},
+        "spec": {"template": {"metadata": {"annotations": bound}}},
+    }
+    with cluster.server.changed:
+        cluster.server.apply(TRAIN, same, "gitops", force=False, dry_run=False)
+    said = cluster.done("models", "add", BASE, "--max-replicas", 3)
+    assert all(f"kept {SCALE}max-scale as {name} has set it" in said for name in ("kn", "gitops"))
+    assert annotations(cluster.server.objects[TRAIN].object)[f"{SCALE}max-scale"] == "7"
+
+
 def test_any_other_field_of_somebody_elses_is_an_error_and_nothing_is_forced(cluster: Cluster) -> None:
     cluster.done("models", "add", BASE)
 

@@ -181,6 +181,18 @@ def test_a_revision_that_was_not_ready_in_time_is_said_and_one_without_work_is_n
     assert reasons(service("train-2", "True"), [idle], [], []) == []
 
 
+def test_requests_that_are_kept_at_an_older_revision_are_said() -> None:
+    one = service("train-2", "True")
+    one["status"]["latestReadyRevisionName"] = "train-2"
+    one["status"]["traffic"] = [{"revisionName": "train-1", "percent": 100}]
+    assert reasons(one, [OLD, NEW], [], []) == [
+        "requests go to train-1, none to the newest revision train-2: "
+        "kn service update train --traffic @latest=100"
+    ]
+    one["status"]["traffic"] += [{"revisionName": "train-2", "latestRevision": True, "percent": 10}]
+    assert reasons(one, [OLD, NEW], [], []) == []
+
+
 def test_what_knative_repeats_of_a_pod_is_said_once() -> None:
     """Its revision has the pod's words, and its service those of the revision."""
     failed = revision("train-2", "train", failed=NO_GPU)

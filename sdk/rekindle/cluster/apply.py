@@ -104,11 +104,11 @@ def _at(one: Any, field: str) -> Any:
 def _without(one: Manifest, kept: tuple[Held, ...]) -> Manifest:
     """The manifest without these fields."""
     found = copy.deepcopy(one)
-    for held in kept:
-        if held.field.startswith(SCALE):
-            del found["spec"]["template"]["metadata"]["annotations"][held.field.removeprefix(ANNOTATIONS)]
+    for field in {held.field for held in kept}:  # several may have set the same
+        if field.startswith(SCALE):
+            del found["spec"]["template"]["metadata"]["annotations"][field.removeprefix(ANNOTATIONS)]
         else:
-            place, _, name = held.field.rpartition(".")
+            place, _, name = field.rpartition(".")
             del _at(found, place)[name]
     return found
 

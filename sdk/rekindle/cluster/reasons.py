@@ -162,6 +162,17 @@ def _of_service(service: Manifest) -> Iterator[Reason]:
         yield "Knative has not looked at it yet", ""
     elif ready.get("status") != "True" and (said := ready.get("message") or ready.get("reason")):
         yield str(said), str(said)
+    yield from _of_traffic(service)
+
+
+def _of_traffic(service: Manifest) -> Iterator[Reason]:
+    """What is changed has no effect where somebody keeps requests at an older revision."""
+    status, name = service.get("status") or {}, service["metadata"]["name"]
+    newest = status.get("latestReadyRevisionName")
+    used = sorted({str(one.get("revisionName")) for one in status.get("traffic") or [] if one.get("percent")})
+    if newest and used and newest not in used:
+        way = f"kn service update {name} --traffic @latest=100"
+        yield f"requests go to {', '.join(used)}, none to the newest revision {newest}: {way}", ""
 
 
 # ---- Bounds ----
