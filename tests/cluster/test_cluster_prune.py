@@ -132,6 +132,21 @@ def test_models_secrets_and_what_others_have_made_survive_another_overlay(
     assert cluster.server.names("apps/v1", "statefulsets") == set()
 
 
+def test_a_folder_that_is_no_whole_installation_removes_nothing(
+    cluster: Cluster, place: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    deployed(cluster, place)
+    before = {*cluster.server.objects}
+    more = tmp_path_factory.mktemp("more")
+    (more / "more.yaml").write_text(yaml.safe_dump(config_map("more")))
+    (more / "kustomization.yaml").write_text("resources: [more.yaml]")
+    assert removed(deployed(cluster, more)) == []
+    assert {*cluster.server.objects} - before == {OLD._replace(name="more")} and before <= {
+        *cluster.server.objects
+    }
+    assert removed(deployed(cluster, place)) == []
+
+
 def test_fewer_servers_leave_no_object_and_say_which_volumes_stay(cluster: Cluster) -> None:
     cluster.done("deploy", "--overlay", "ha", "--wait", 0)
     trial = deployed(cluster, Path("base"), "--dry-run")

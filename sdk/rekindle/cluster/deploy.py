@@ -41,16 +41,18 @@ def deploy(
     """Apply all objects: namespace, accounts and configuration, secrets, then the rest. Raises ClusterError.
 
     What others have set is taken back, but for bounds and windows of scale; what earlier deployments have made and
-    these objects no longer have is removed. `show_key` hears the first API key as soon as it is made: nobody is told
-    again, whatever becomes of the rest. A deployment that was cut short goes on when it is repeated.
+    these objects no longer have is removed, if they are a whole installation, with a gateway. `show_key` hears the
+    first API key as soon as it is made: nobody is told again, whatever becomes of the rest. A deployment that was cut
+    short goes on when it is repeated.
     """
     for kind in dict.fromkeys((one["apiVersion"], one["kind"]) for one in objects):
         api.check_kind(*kind)  # before anything is made
-    known = inventory.recorded(api, namespace)
-    ours = inventory.ours(api, objects, known)
+    whole = any(one["metadata"]["name"] == GATEWAY and one["apiVersion"] == KNATIVE for one in objects)
+    known = inventory.recorded(api, namespace) if whole else frozenset()
+    ours = inventory.ours(api, objects, known) if whole else frozenset()
     spaces, first, rest = _stages(objects)
     applied = list(_apply_all(api, spaces, tell, dry_run))
-    if not dry_run:
+    if whole and not dry_run:
         inventory.record(api, namespace, add=ours)
     applied += _apply_all(api, first, tell, dry_run)
     tell("secrets")
@@ -58,7 +60,7 @@ def deploy(
     applied += _apply_all(api, rest, tell, dry_run)
     tell("what is no longer there")
     pruned = inventory.prune(api, known - {Ref.of(one) for one in objects}, namespace, dry_run=dry_run)
-    if not dry_run:
+    if whole and not dry_run:
         inventory.record(api, namespace, drop=known - ours - {*pruned.stays})
     applied += pruned.removed
     return Deployed(tuple(applied), made, (*pruned.notes, *inventory.unused_claims(applied)))
