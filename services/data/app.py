@@ -8,7 +8,7 @@ from events.app import make_app
 from events.edge import Edge
 from events.outside import Guard
 from events.serve import serve
-from services.data import api, catalogue
+from services.data import api, catalogue, jail
 from services.data.rl import api as rl_api
 from services.data.rl import triggers_api
 from services.data.rl.create import create
@@ -31,6 +31,7 @@ def build(settings: DataSettings) -> FastAPI:
 
 
 def main() -> None:
+    jail.shield()
     settings = DataSettings()  # type: ignore[call-arg]
     serve(build(settings), settings, "data")
 

@@ -166,6 +166,21 @@ async def test_no_key_leads_out_of_the_store(store: Blobs, key: str, tmp_path: P
     assert not (tmp_path / "outside").exists()
 
 
+async def test_what_the_reward_service_reaches_lies_in_a_store_of_its_own(tmp_path: Path) -> None:
+    main, own = tmp_path / "main", tmp_path / "own"
+    store = open_blobs(BusSettings(nats_url="nats://127.0.0.1", blobs=str(main), reward_blobs=str(own)))
+    for key in ("tenant-1/reward/x", "reward/tenant-1/x", "rewards/x"):
+        await store.put(key, key.encode())
+        assert await store.get(key) == key.encode()
+        assert (own if key == "reward/tenant-1/x" else main).joinpath(key).exists()
+    assert await store.under("reward") == ["reward/tenant-1"] and await store.under("tenant-1/reward")
+    for root, there in ((main, "reward/tenant-1/x"), (own, "tenant-1/reward/x")):
+        assert not root.joinpath(there).exists()
+    await store.delete("reward/tenant-1/x")
+    assert await store.under("reward") == []
+    await store.close()
+
+
 def test_other_stores_are_not_served(tmp_path: Path) -> None:
     assert isinstance(opened(str(tmp_path / "x"), tmp_path), FolderBlobs)
     with pytest.raises(ValueError, match="neither a folder nor s3://"):

@@ -1,14 +1,17 @@
 """The reward service over HTTP, against a real NATS server: a gateway and two replicas as processes of their own."""
 
+import asyncio
 import json
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psutil
 import pytest
 
-from events import ids
+from events import blob_keys, claims, ids
+from events.bus import Bus
 from services.reward import versions
 from tests.reward.rig import Rig, item, running_rig, wait_for
 
@@ -122,6 +125,22 @@ def test_large_shared_columns_go_through_the_blob_store(rig: Rig, key: str):
     items = [item("SELECT 9000"), item("SELECT 1")] * 20
     response = rig.result(rig.submit(grader=grader, items=items, columns=columns, idempotency_key=key))
     assert [score.value for score in response.scores] == [1.0, 0.0] * 20
+    assert [one.name for one in (rig.folder / "nothing").iterdir()] == ["aside"], "it reached no other store"
+
+
+def test_payloads_of_its_own_go_when_their_day_has_come(rig: Rig):
+    day = datetime.now(UTC).date() - timedelta(days=1)
+    folder = rig.folder / "reward-blobs" / blob_keys.claims_of_day("local", day, confined=True)
+    folder.mkdir(parents=True)
+    (folder / "payload").write_bytes(b"x")
+
+    async def plan() -> None:
+        bus = await Bus.connect(rig.nats_url, name="writer")
+        await claims.plan_expiry(bus, "local", day, confined=True)
+        await bus.close()
+
+    asyncio.run(plan())
+    wait_for(lambda: not folder.exists() and rig.queued() == [])
 
 
 def test_two_workers_share_one_batch_and_one_that_is_killed_costs_no_item_and_doubles_none(
