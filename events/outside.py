@@ -28,6 +28,7 @@ ODD = tuple(
         ipaddress.ip_network,
         (
             "168.63.129.16/32",  # a cloud's metadata, at an address that looks like any other
+            "192.0.0.0/24",  # of protocols; at one of them another cloud's metadata
             "192.88.99.0/24",  # relays of 6to4
             "2001::/23",  # of protocols: Teredo, which carries an IPv4 address, among them
             "2002::/16",  # 6to4, which carries one too

@@ -465,6 +465,8 @@ def test_a_trainer_takes_as_many_activations_as_runs() -> None:
 
 NATS, BLOBS, PUBLIC, PRIVATE = Pod.called("nats"), Pod.called("blobs"), "93.184.215.14", "10.0.0.1"
 METADATA = "169.254.169.254"
+OTHERS_METADATA = ("168.63.129.16", "192.0.0.192", "100.100.100.200", "fd00:ec2::254")
+NOT_PUBLIC = ("198.18.0.1", "224.0.0.1", "239.255.255.250", "255.255.255.255", "2001::1", "2002:7f00:1::1")
 EDGES = ("gateway", *ACTIVATED)
 PERMITTED: list[tuple[Pod | str, Pod | str, int]] = [
     *((Pod.of(kind), NATS, 4222) for kind in SETTINGS),
@@ -488,6 +490,7 @@ REFUSED: list[tuple[Pod | str, Pod | str, int]] = [
     *((Pod.of(kind), NATS, 8222) for kind in SETTINGS),
     *((Pod.of(kind), METADATA, 80) for kind in SETTINGS),
     *((Pod.of(kind), METADATA, 443) for kind in SETTINGS if kind != "dispatcher"),
+    *((Pod.of(kind), one, 80) for kind in SETTINGS for one in OTHERS_METADATA),
     *((Pod.of(kind), PRIVATE, 443) for kind in SETTINGS if kind != "dispatcher"),
     *((Pod.of("reward"), Pod.of(kind), port) for kind in EDGES for port in (8012, 8080)),
     *((Pod.of("gateway"), Pod.of(kind), 8080) for kind in ACTIVATED),
@@ -504,6 +507,7 @@ REFUSED: list[tuple[Pod | str, Pod | str, int]] = [
     (NATS, PUBLIC, 443),
     (BLOBS, PUBLIC, 443),
     (Pod.of("reward"), "fd00::1", 443),
+    *((Pod.of(kind), one, 443) for kind in ("reward", "data", "train") for one in NOT_PUBLIC),
 ]
 
 
