@@ -342,7 +342,7 @@ async def test_streams_of_facts_that_nobody_reads_are_few_and_small(
         edge = home.edge
 
         async def opened(tenant: str) -> Any:
-            answer = await live_facts(edge, tenant)
+            answer = await live_facts(edge, tenant, lambda: True)
             assert isinstance(answer, StreamingResponse)
             stream = aiter(answer.body_iterator)
             await anext(stream)
@@ -350,12 +350,12 @@ async def test_streams_of_facts_that_nobody_reads_are_few_and_small(
 
         streams = [await opened("bert") for _ in range(MAX_LIVE)]
         with pytest.raises(QuotaExceeded, match="the limit is 100"):
-            await live_facts(edge, "bert")
+            await live_facts(edge, "bert", lambda: True)
         hers = await opened("anne")
         await streams.pop().aclose()
         streams.append(await opened("bert"))
         with pytest.raises(QuotaExceeded):
-            await live_facts(edge, "bert")
+            await live_facts(edge, "bert", lambda: True)
 
         said = asyncio.ensure_future(anext(hers))
         subject = names.fact_subject("anne", catalog.CHECKPOINT_DELETED)
