@@ -4,7 +4,8 @@ In reading order:
 
 1. `messages`       what the machine hears (events) and says (commands)
 2. `state`          all that a run remembers
-3. `machine`        the pure function between them: (state, event) -> (state, commands)
+3. `machine`        the pure function between them: (state, event) -> (state, commands); `due` is what it says next,
+                    of `places` to be sampled and scored, `steps` to be trained, `measures` and the `account` of a step
 4. `algorithms`     from the rewards of a group to advantages, one file each
 5. `schedule`       the learning rate of a step; `prompts_order`, the row of a prompt number
 6. `store`          what is kept of a run: state, owner's word, rows of metrics

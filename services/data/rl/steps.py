@@ -1,0 +1,84 @@
+"""Batches whose places are settled become steps of training, one after the other."""
+
+from rekindle.types.rl import RlRunSpec
+from services.data.rl import messages as m
+from services.data.rl.algorithms import rule_of, uniform_teaches
+from services.data.rl.schedule import learning_rate
+from services.data.rl.state import Batch, Saving, State
+from services.data.rl.turn import Turn, planned_steps
+
+
+def submit(turn: Turn) -> None:
+    """Train what is settled, step after step."""
+    while turn.state.stop is None:
+        batch = turn.batch(turn.state.submitted)
+        if batch is None or not batch.settled:
+            return
+        if not _has_rewards(batch):
+            return _score_again(turn, batch)
+        _train(turn, batch)
+
+
+def _has_rewards(batch: Batch) -> bool:
+    return batch.refilled_rewards[0] > 0 or any(group.tally and group.tally.count for group in batch.groups)
+
+
+def _score_again(turn: Turn, batch: Batch) -> None:
+    """Nothing is known of any rollout: not a step to be skipped but a grader to be mended."""
+    reason = next((group.tally.failure for group in batch.groups if group.tally), None)
+    for place, group in enumerate(batch.groups):
+        if group.stage == "settled":
+            turn.regroup(batch.number, place, stage="sampled", attempt=group.attempt + 1, tally=None)
+    said = f": {reason}" if reason else ""
+    turn.halt("paused", f"the grader failed on every rollout of batch {batch.number}{said}")
+
+
+def _train(turn: Turn, batch: Batch) -> None:
+    state, spec = turn.state, turn.spec
+    mean = _mean_reward(batch)
+    following = turn.rule.next_baseline(state.baseline, mean)
+    baseline = following if state.baseline is None else state.baseline
+    batch = batch.model_copy(update={"seq": state.next_seq, "baseline": baseline})
+    turn.put(batch)
+    turn.say(train_command(spec, state, batch))
+    turn.say(m.Publish(version=batch.number + 1, seq=state.next_seq + 2))
+    rewards = (*state.rewards, mean)[-spec.stop.over :]
+    turn.update(
+        submitted=state.submitted + 1, next_seq=state.next_seq + 3, baseline=following, rewards=rewards
+    )
+    if spec.checkpoints is not None and (batch.number + 1) % spec.checkpoints.every == 0:
+        save(turn, batch.number + 1)
+    turn.stop_if_reached("reward", rewards, spec.stop.reward_at_least)
+
+
+def _mean_reward(batch: Batch) -> float:
+    count, total = batch.refilled_rewards
+    for group in batch.groups:
+        if group.tally is not None:
+            count, total = count + group.tally.count, total + group.tally.total
+    return total / count
+
+
+def save(turn: Turn, version: int) -> None:
+    saving = Saving(version=version, seq=turn.state.next_seq)
+    turn.update(saving=(*turn.state.saving, saving), next_seq=saving.seq + 1)
+    turn.say(m.Save(version=version, seq=saving.seq))
+
+
+def train_command(spec: RlRunSpec, state: State, batch: Batch) -> m.Train:
+    assert batch.seq is not None, "a batch is trained once it is submitted"
+    rule = rule_of(spec.algorithm)
+    scored = [
+        (place, group.tally)
+        for place, group in enumerate(batch.groups)
+        if group.tally is not None and group.tally.count >= rule.least
+    ]
+    taught = [place for place, tally in scored if not tally.uniform or uniform_teaches(spec)]
+    return m.Train(
+        step=batch.number,
+        seq=batch.seq,
+        groups=tuple(map(batch.score, taught)),
+        uniform=len(scored) - len(taught),
+        learning_rate=learning_rate(spec.optimizer, batch.number, planned_steps(spec, state.total)),
+        baseline=batch.baseline,
+    )
