@@ -17,6 +17,7 @@ lease.py        who may write a run's results, and from where its log is replaye
 liveness.py     which replicas live
 order.py        the order of a run's commands, a pure function
 commands.py     commands as edges make them
+samplers.py     the end of a sampler, with all that it has drawn
 sampling.py     what a sampling command carries, and how it is queued
 grading.py      what every edge checks of a grader
 scoring.py      what a scoring command carries, and how it is queued

@@ -66,6 +66,7 @@ RUN_PAUSED = f"{PREFIX}run.paused"
 RUN_COMPLETED = f"{PREFIX}run.completed"
 RUN_FAILED = f"{PREFIX}run.failed"
 RUN_CANCELLED = f"{PREFIX}run.cancelled"
+ROW_SKIPPED = f"{PREFIX}row.skipped"
 STEP_COMPLETED = f"{PREFIX}step.completed"
 SAMPLER_MISMATCH = f"{PREFIX}sampler.mismatch"
 
@@ -129,9 +130,9 @@ TABLE: tuple[Kind, ...] = (
     Kind(CHECKPOINT, "entry", "CheckpointEntry (JSON)", None, _RUN + "checkpoint.<kind>.<name>"),
     Kind(RECORD, "entry", "a record of records.py (JSON)", None, "record.<kind>.<tenant>.<key>"),
     Kind(MANIFEST, "entry", "{shards, digest} (JSON)", None, "rewards.result.<tenant>.<request>.manifest"),
-    Kind(RL_STATE, "entry", "Standing (JSON)", None, "rl.<tenant>.<run>.state"),
-    Kind(RL_CONTROL, "entry", "Control (JSON)", None, "rl.<tenant>.<run>.control"),
-    Kind(RL_METRICS, "entry", "MetricsRow (JSON)", None, "rl.<tenant>.<run>.metric.<step>"),
+    Kind(RL_STATE, "entry", "Standing (JSON)", None, "rl.<tenant>.<session>.state"),
+    Kind(RL_CONTROL, "entry", "Control (JSON)", None, "rl.<tenant>.<session>.control"),
+    Kind(RL_METRICS, "entry", "MetricsRow (JSON)", None, "rl.<tenant>.<session>.metric.<step>"),
     Kind(PINNED, "entry", "{digest, functions} (JSON)", None, "rewards.result.<tenant>.<request>.pins"),
     Kind(FIRING, "entry", "Firing (JSON)", None, "firing.<tenant>.<trigger>.<event>"),
     Kind(
@@ -188,6 +189,7 @@ TABLE: tuple[Kind, ...] = (
     Kind(RUN_COMPLETED, "fact", "{reason, step}", None, "facts.<tenant>.run.completed"),
     Kind(RUN_FAILED, "fact", "{reason, step}", None, "facts.<tenant>.run.failed"),
     Kind(RUN_CANCELLED, "fact", "{reason, step}", None, "facts.<tenant>.run.cancelled"),
+    Kind(ROW_SKIPPED, "fact", "{step, dataset, version, row, reason}", None, "facts.<tenant>.row.skipped"),
     Kind(STEP_COMPLETED, "fact", "MetricsRow (JSON)", None, "facts.<tenant>.step.completed"),
     Kind(SAMPLER_MISMATCH, "fact", "{reason, step}", None, "facts.<tenant>.sampler.mismatch"),
 )

@@ -26,7 +26,7 @@ from events.activity import Activity
 from events.blobs import Blobs, open_blobs
 from events.bus import Bus
 from events.checkpoints import Checkpoints
-from events.failure import BusUnavailable, NotFound, StreamFull
+from events.failure import BusUnavailable, Busy, NotFound, StreamFull
 from events.futures import Futures, Gone
 from events.quotas import RETRY_SECONDS, QuotaExceeded, Quotas
 from events.record_store import Records
@@ -218,6 +218,7 @@ def add_error_answers(app: FastAPI) -> None:
     answer(BodyTooLarge, 413)
     answer(NotFound, 404)
     answer(Gone, 410)
+    answer(Busy, 503, **{"Retry-After": "1"})
     answer(BusUnavailable, 503, **{"Retry-After": "1"})
     answer(StreamFull, 429, **{"Retry-After": "1"})
     answer(QuotaExceeded, 429, **{"Retry-After": str(RETRY_SECONDS)})

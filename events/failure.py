@@ -8,6 +8,7 @@
     ├── GivenBack          the work is not done: whoever has room shall take it up again
     ├── Overtaken          somebody else does the same work
     ├── NotFound           the thing named does not exist
+    ├── Busy               something is in the way, which goes away by itself
     └── BusError
         ├── Conflict         compare-and-set refused: somebody wrote first
         ├── StreamFull       the stream refuses more, or the subject is taken
@@ -79,6 +80,10 @@ class Overtaken(RekindleError):
 
 class NotFound(RekindleError):
     """The thing named does not exist, or not for this tenant."""
+
+
+class Busy(RekindleError):
+    """Something is in the way, which goes away by itself: ask again."""
 
 
 class BusError(RekindleError):

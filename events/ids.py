@@ -25,8 +25,13 @@ def data_id(hex_digits: str) -> str:
 
 
 def rl_id(hex_digits: str) -> str:
-    """Of a server-side RL run, and of its session."""
+    """Of a server-side RL run."""
     return f"rl-{hex_digits}"
+
+
+def rl_session_id(rl_run: str, hex_digits: str) -> str:
+    """Of its session; the digits are its own, also where the run's id comes again."""
+    return f"{rl_run}-{hex_digits}"
 
 
 def sampler_id(session: str, sampler_seq: int) -> str:

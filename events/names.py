@@ -242,9 +242,9 @@ TRIGGERS_CHANGED = "changed.triggers"
 """Said once, for whoever watches facts: triggers have come or gone."""
 
 
-def rl_subject(tenant: str, rl_run: str, *parts: str | int) -> str:
-    """`rl.<tenant>.<run>.<parts>`; parts: `state` | `control` | `metric`, n | `*`, `>`."""
-    return ".".join([f"rl.{token(tenant)}.{id_token(rl_run)}", *map(str, parts)])
+def rl_subject(tenant: str, session: str, *parts: str | int) -> str:
+    """`rl.<tenant>.<session of the run>.<parts>`; parts: `state` | `control` | `metric`, n | `*`, `>`."""
+    return ".".join([f"rl.{token(tenant)}.{id_token(session)}", *map(str, parts)])
 
 
 def rl_states(tenant: str) -> str:

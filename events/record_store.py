@@ -42,6 +42,11 @@ class Records:
             raise NotFound(f"{KINDS[kind]} {key!r} does not exist")
         return self._remember(kind, stored)
 
+    async def get_anew(self, kind: type[R], tenant: str, key: str) -> R:
+        """As `get`, whatever is remembered. Raises NotFound."""
+        self._cache.pop(names.record_subject(KINDS[kind], tenant, key), None)
+        return await self.get(kind, tenant, key)
+
     async def create(self, tenant: str, key: str, record: R) -> R:
         """Write `record` unless there is one; returns what stands."""
         try:
@@ -97,6 +102,15 @@ class Records:
         """Remove a record of any kind, also from what others remember."""
         subject = names.record_subject(KINDS[kind], tenant, key)
         await self._bus.purge(_stream(kind), subject)
+        await self._say_forgotten(subject)
+
+    async def forget_this(self, tenant: str, key: str, record: Record) -> None:
+        """Remove this very record, as `forget`; another one that has come to stand in its place stays."""
+        kind = type(record)
+        subject = names.record_subject(KINDS[kind], tenant, key)
+        stored = await self._bus.last(RECORDS, subject)
+        if stored is not None and kind.model_validate_json(envelope.data_of(stored.event)) == record:
+            await self._bus.purge(RECORDS, subject, before=stored.sequence + 1)
         await self._say_forgotten(subject)
 
     async def _say_forgotten(self, subject: str) -> None:

@@ -157,7 +157,9 @@ class RlRunRecord(Record):
     """A server-side RL run: all of it that is fixed at its creation."""
 
     run_id: str
-    """Of its session too."""
+    session: str | None = None
+    """Id of the session in which all lies that it makes, its state included; no other run has it, also none that gets
+    this run's id when it is deleted. None: the run's id, as records from before have it."""
     spec: RlRunSpec
     """With nothing left open: versions and seeds are numbers."""
     digest: str
@@ -172,8 +174,12 @@ class RlRunRecord(Record):
     created: datetime
 
     @property
+    def session_id(self) -> str:
+        return self.session or self.run_id
+
+    @property
     def training_run(self) -> str:
-        return ids.model_id(self.run_id, 0)
+        return ids.model_id(self.session_id, 0)
 
 
 class TriggerRecord(Record):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
-from events import blob_keys, claims, names
+from events import blob_keys, names, samplers
 from events.blobs import Blobs
 from events.bus import Bus
 from events.checkpoints import Checkpoints
@@ -20,7 +20,6 @@ from events.failure import Conflict, NotFound
 from events.lease import RunHolder
 from events.record_store import Records
 from events.records import RunRecord, SamplerRecord, SessionRecord
-from events.streams import RESULTS, SAMPLE
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +42,7 @@ class Release:
                 await self._release_run(tenant, run)
             for sampler in await self.records.all(SamplerRecord, tenant):
                 if sampler.session_id == command.session_id:
-                    await self._release_sampler(tenant, sampler)
+                    await samplers.close(self.bus, self.blobs, self.records, tenant, sampler)
         await self._forget_session(tenant, command.session_id)
 
     async def _runs(self, tenant: str, session_id: str) -> list[RunRecord]:
@@ -89,17 +88,6 @@ class Release:
             for version in await self.blobs.under(kind):
                 if not any(blob.startswith(f"{version}/") for blob in kept):
                     await self.blobs.delete(version)
-
-    async def _release_sampler(self, tenant: str, sampler: SamplerRecord) -> None:
-        id, base = sampler.sampler_id, sampler.base
-        for stream, subjects in (
-            (SAMPLE, names.sampler_filter(base, tenant, sampler.owner, id)),
-            (RESULTS, names.result_filter("sample", tenant, id)),
-        ):
-            async for stored in self.bus.walk(stream, subjects):
-                await claims.drop(self.blobs, stored.event)
-            await self.bus.purge(stream, subjects)
-        await self.records.forget(SamplerRecord, tenant, id)
 
     async def _forget_session(self, tenant: str, session_id: str) -> None:
         """A session that has ended goes with the last of its runs."""

@@ -81,6 +81,7 @@ def line(run: "RlRunInfo", row: "MetricsRow") -> str:
         if (value := _rounded(row, field)) is not None
     ]
     parts += [f"held out {value:.4g} (version {version})" for version, value in row.evaluations]
+    parts += [f"rows skipped {row.skipped}"] if row.skipped else []
     return "  ".join(parts)
 
 
@@ -132,6 +133,8 @@ def picture(
         four = cells[start : start + 4]
         figures.add_row(*(part for name, value in four for part in (Text(name, style="dim"), Text(value))))
     parts: list[RenderableType] = [head, bar, Text(f"reward  {sparkline(rewards)}", style="green"), figures]
+    if run.skipped:
+        parts.append(Text(f"{run.skipped} of {run.cursor} rows could not be asked", style="yellow"))
     if held_out:
         version, value = held_out[-1]
         parts.append(Text(f"held out {value:.4g} at version {version}"))

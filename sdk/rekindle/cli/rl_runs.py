@@ -209,6 +209,7 @@ def _print_run(run: "RlRunInfo", as_json: bool) -> None:
             ("base model", run.base_model),
             ("dataset", f"{run.spec.dataset.name}@{run.dataset_version}"),
             ("prompts drawn", run.cursor),
+            ("rows skipped", run.skipped or None),
             ("training run", run.training_run),
             ("checkpoint", run.checkpoint),
             ("started by", run.trigger),

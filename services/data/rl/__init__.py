@@ -11,8 +11,8 @@ In reading order:
 6. `store`          what is kept of a run: state, owner's word, rows of metrics
 7. `driver`         performs, hears, commits; `drive`, the command that has it done, is queued by `queue`
 8. `perform`        a command becomes its event: `publish` (to the trainer), `ask` (samplers and graders), `results`
-                    (what they answered), `probe` (sampler beside trainer), `report` (what the world hears), each by
-                    the `ids` of a run
+                    (what they answered), `probe` (sampler beside trainer), `report` (what the world hears) and
+                    `leftovers` (what nobody needs any more), each by the `ids` of a run
 9. `prompts`        which prompt a command is about, from `rows` and `text`, its tokens
 10. `batch`         scored rollouts as datums; `metrics` and `timing`, what is known of a step; `alarms`, whether
                     sampler and trainer agree

@@ -1,6 +1,7 @@
 """The row of metrics of a step that is done, and what nobody needs any more after it."""
 
 from services.data.rl import messages as m
+from services.data.rl.state import State
 from services.data.rl.steps import train_command
 from services.data.rl.turn import Turn
 
@@ -24,7 +25,8 @@ def report(turn: Turn) -> None:
             groups=tuple(batch.score(place) for place, group in enumerate(batch.groups) if group.tally),
             dropped=few,
             uniform=taught.uniform,
-            overdue=len(batch.groups) - len(tallies),
+            overdue=batch.count("overdue"),
+            skipped=batch.count("skipped"),
             refilled=batch.refilled,
             refilled_rewards=batch.refilled_rewards,
         ),
@@ -33,23 +35,51 @@ def report(turn: Turn) -> None:
 
 def write_row(turn: Turn, report: m.Report) -> None:
     """Say a row, with the evaluations that are in none yet, and with what can be deleted now."""
+    state = turn.state
     saved, dropped = unwanted(turn)
+    kept = tuple(score for score in state.reported if _is_compared(state, score))
+    read = _versions_read(state, (*report.groups, *kept))
     report = report.model_copy(
         update={
-            "evaluations": turn.state.evaluations,
-            "gap": turn.state.gap,
+            "evaluations": state.evaluations,
+            "gap": state.gap,
             "drop_saved": saved,
             "drop_versions": dropped,
+            "forget": tuple(score for score in state.reported if score not in kept),
+            "closed": tuple(version for version in state.dropped if version not in read),
+            "needed": _first_needed(state, report),
         }
     )
     turn.update(
         reporting=report,
+        reported=(*kept, *report.groups),
         evaluations=(),
         gap=None,
-        saved=tuple(version for version in turn.state.saved if version not in saved),
-        live=tuple(version for version in turn.state.live if version not in dropped),
+        saved=tuple(version for version in state.saved if version not in saved),
+        live=tuple(version for version in state.live if version not in dropped),
+        dropped=(*(version for version in state.dropped if version in read), *dropped),
     )
     turn.say(report)
+
+
+def _is_compared(state: State, score: m.Score) -> bool:
+    """Whether a place is of the step whose weights are being compared."""
+    return state.probing is not None and state.probing.train.step == score.batch
+
+
+def _versions_read(state: State, scores: tuple[m.Score, ...]) -> set[int | None]:
+    """Versions of which samples may be read: those of these places, and of all batches under way."""
+    drawn = {score.sample.version for score in scores}
+    return drawn | {group.version for batch in state.batches for group in batch.groups}
+
+
+def _first_needed(state: State, report: m.Report) -> int:
+    """The first number of the log whose result some command under way, this one included, may read."""
+    trains = [report.train] + ([] if state.probing is None else [state.probing.train])
+    numbers = [train.seq for train in trains if train is not None]
+    numbers += [batch.seq for batch in state.batches if batch.seq is not None]
+    numbers += [one.seq for one in state.saving]
+    return min(numbers, default=state.next_seq)
 
 
 def unwanted(turn: Turn) -> tuple[tuple[int, ...], tuple[int, ...]]:

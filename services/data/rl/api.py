@@ -74,8 +74,9 @@ async def metrics(
     run_id: str, query: Annotated[MetricsQuery, Query()], edge: EdgeDep, tenant: TenantDep
 ) -> Answer:
     """Rows of metrics behind the one that is known; waits for some, if asked to."""
-    phase = (await info_of(edge, tenant, await _run(edge, tenant, run_id))).phase
-    store = Store(edge.bus, tenant, run_id)
+    run = await _run(edge, tenant, run_id)
+    phase = (await info_of(edge, tenant, run)).phase
+    store = Store(edge.bus, tenant, run.session_id)
     if query.wait:
         rows = await rows_or_phase(edge, store, query.model_copy(update={"phase": query.phase or phase}))
     else:
@@ -97,23 +98,22 @@ async def control(
             raise InvalidField("rl_run", f"{run_id} is {phase}; what is over does not go on")
         await check_rows_stand(edge, tenant, run)
     if phase not in OVER:
-        await _say(edge, tenant, run_id, what, anew=what == "run" and phase == "paused")
+        await _say(edge, tenant, run, what, anew=what == "run" and phase == "paused")
     return (await info_of(edge, tenant, run)).model_dump(mode="json")
 
 
 async def _say(
-    edge: Edge, tenant: str, run_id: str, what: What, *, anew: bool = False, remove: bool = False
+    edge: Edge, tenant: str, run: RlRunRecord, what: What, *, anew: bool = False, remove: bool = False
 ) -> None:
-    store = Store(edge.bus, tenant, run_id)
+    store = Store(edge.bus, tenant, run.session_id)
     said = await store.say(what, anew=anew, remove=remove)
-    await queue_drive(edge, tenant, run_id, said.order)
+    await queue_drive(edge, tenant, run, said.order)
 
 
 @router.delete("/rl_runs/{run_id}", status_code=204)
 async def delete(run_id: str, edge: EdgeDep, tenant: TenantDep) -> Response:
     """Cancel a run and leave nothing of it, its training run and checkpoints included."""
-    await _run(edge, tenant, run_id)
-    await _say(edge, tenant, run_id, "cancel", remove=True)
+    await _say(edge, tenant, await _run(edge, tenant, run_id), "cancel", remove=True)
     return Response(status_code=204)
 
 

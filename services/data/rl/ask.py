@@ -9,14 +9,17 @@ import asyncio
 from collections.abc import Sequence
 
 import anyio.to_thread
+import structlog
 from pydantic import ValidationError
 
 from events import sampling, scoring
 from events.edge import Edge
+from events.failure import UserError
 from events.ids import future_id
 from events.records import ModelRecord, RlRunRecord, RunRecord, SamplerRecord
 from events.sampling import SampleCommand
 from rekindle.types import (
+    InvalidField,
     ModelInput,
     SampledSequence,
     SampleRequest,
@@ -30,6 +33,8 @@ from services.data.rl.messages import Evaluate, Probe, Sample, Score
 from services.data.rl.prompts import Prompts
 from services.data.rl.results import Results
 from services.data.rl.rows import Prompt
+
+log = structlog.get_logger(__name__)
 
 
 class Asking:
@@ -61,7 +66,7 @@ class Asking:
             max_tokens=max(1, min(wanted.max_tokens, room)),
             **wanted.model_dump(exclude={"seed", "max_tokens"}),
         )
-        sampler = ids.sampler(self._run.run_id, command.version)
+        sampler = ids.sampler(self._run.session_id, command.version)
         await self._ask(sampler, ids.number(command.id), prompt.tokens, params, self._run.spec.group_size)
 
     async def score(self, command: Score) -> None:
@@ -77,12 +82,24 @@ class Asking:
         await self._grade(command, items)
 
     async def held_out(self, command: Evaluate) -> None:
-        """Have one answer to each held-out row drawn, and then all of them scored."""
+        """Have one answer to each held-out row drawn, and then all of them scored; rows that cannot be asked are left
+        out. Raises InvalidField when no row can be."""
         assert self._run.held_out is not None and self._run.spec.evaluation is not None, "it is evaluated"
         places = range(self._run.held_out.rows)
-        prompts = [await self._prompts.held_out(place) for place in places]
-        answers = await asyncio.gather(*(self._answer(command, place, prompts[place]) for place in places))
-        await self._grade(command, [self._item(*one) for one in zip(prompts, answers, strict=True)])
+        found = await asyncio.gather(*(self._held_out_item(command, place) for place in places))
+        items = [one for one in found if isinstance(one, ScoreItem)]
+        if not items:
+            raise InvalidField("evaluation", f"no held-out row can be asked; the first of them: {found[0]}")
+        await self._grade(command, items)
+
+    async def _held_out_item(self, command: Evaluate, place: int) -> ScoreItem | str:
+        """A held-out row with its answer, or why there is none."""
+        try:
+            prompt = await self._prompts.held_out(place)
+            return self._item(prompt, await self._answer(command, place, prompt))
+        except (InvalidField, UserError) as error:
+            log.warning("rl_run.held_out_row_skipped", run=self._run.run_id, row=place, reason=str(error))
+            return str(error)
 
     async def _answer(self, command: Evaluate, place: int, prompt: Prompt) -> SampledSequence:
         spec = self._run.spec
@@ -93,7 +110,7 @@ class Asking:
             max_tokens=spec.sampling.max_tokens,
             stop=spec.sampling.stop,
         )
-        sampler = ids.sampler(self._run.run_id, command.version)
+        sampler = ids.sampler(self._run.session_id, command.version)
         number = ids.evaluation_number(command, place)
         await self._ask(sampler, number, prompt.tokens, params, 1)
         return (await self._results.sampled(future_id(sampler, number))).sequences[0]
@@ -106,10 +123,10 @@ class Asking:
 
     async def _open_base(self) -> str:
         """The sampler of the bare base model."""
-        sampler_id = ids.base_sampler(self._run.run_id)
+        sampler_id = ids.base_sampler(self._run.session_id)
         record = SamplerRecord(
             sampler_id=sampler_id,
-            session_id=self._run.run_id,
+            session_id=self._run.session_id,
             base=self._run.base,
             path=None,
             created=self._run.created,
@@ -119,7 +136,7 @@ class Asking:
 
     async def probe(self, command: Probe, index: int, tokens: Sequence[int]) -> None:
         """Have the logprobs of one rollout of a step's batch read under the weights that the step trained."""
-        sampler = ids.sampler(self._run.run_id, command.train.step)
+        sampler = ids.sampler(self._run.session_id, command.train.step)
         params = SamplingParams(max_tokens=1, seed=0)
         await self._ask(sampler, ids.number(command.id, index), tokens, params, 1, score_prompt=True)
 
@@ -160,7 +177,7 @@ class Asking:
 
     async def _sequence_ids(self, command: Sample, count: int) -> list[str]:
         """Of the place's rollouts, as the sampler has named them."""
-        sampler_id = ids.sampler(self._run.run_id, command.version)
+        sampler_id = ids.sampler(self._run.session_id, command.version)
         path = ids.version_path(self._run, command.version)
         training = await self._edge.records.get(RunRecord, self._tenant, self._run.training_run)
         entry = await self._edge.checkpoints.latest(self._tenant, training, path.kind, path.name)
@@ -168,10 +185,14 @@ class Asking:
         return sampling.sequence_ids(version, sampler_id, ids.number(command.id), count)
 
     def _item(self, prompt: Prompt, rollout: SampledSequence, sequence_id: str | None = None) -> ScoreItem:
+        """Raises InvalidField for a row that is no JSON."""
         completion = self._prompts.text.decode(rollout.tokens.tolist())
-        return ScoreItem(
-            prompt=prompt.text, completion=completion, columns=prompt.row, sequence_id=sequence_id
-        )
+        try:
+            return ScoreItem(
+                prompt=prompt.text, completion=completion, columns=prompt.row, sequence_id=sequence_id
+            )
+        except ValidationError as error:
+            raise first_mistake(error) from error
 
     def _grader(self, command: Score | Evaluate) -> Grader:
         spec = self._run.spec

@@ -76,9 +76,13 @@ def make_batch(
 ) -> Batch:
     """The batch of these groups; rollouts without a reward are left out before anything is reckoned.
 
+    Groups with too few rewards are left out too: rollouts that were drawn again may have others than were decided on.
+
     uniform: groups beside them that teach nothing, and count in a mean over groups.
     """
     rule = rule_of(spec.algorithm)
+    enough = [index for index, group in enumerate(groups_N) if len(_scored(group)) >= rule.least]
+    groups_N, prompts_N = [groups_N[index] for index in enough], [prompts_N[index] for index in enough]
     kept_N = [_scored(group) for group in groups_N]
     lengths_NG = [
         [len(group.sequences[index].tokens) for index in kept]

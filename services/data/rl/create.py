@@ -6,6 +6,7 @@ driven, or a record that nobody sees and that the next attempt goes on from.
 """
 
 import hashlib
+import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,8 +14,9 @@ import anyio.to_thread
 
 from events.commands import known_model
 from events.edge import Edge
-from events.failure import NotFound
+from events.failure import Busy, NotFound
 from events.grading import check_grader
+from events.ids import rl_session_id
 from events.records import LoraShape, ModelRecord, RlRunRecord, RowsRef, StoredVersion
 from rekindle.types import InvalidField, TinkerPath
 from rekindle.types.rewards import Grader
@@ -24,6 +26,8 @@ from services.data.rl import machine
 from services.data.rl.functions import pinned
 from services.data.rl.queue import FIRST, queue_drive
 from services.data.rl.store import Store, phases
+
+SESSION_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +44,34 @@ class Fixed:
 async def create(
     edge: Edge, tenant: str, run_id: str, spec: RlRunSpec, *, trigger: str | None = None
 ) -> RlRunRecord:
-    """The run of that id, begun now unless it was before. Raises InvalidField, QuotaExceeded."""
+    """The run of that id, begun now unless it was before. Raises InvalidField, QuotaExceeded, and Busy while another
+    run of that id is being deleted."""
     digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+    while True:
+        try:
+            run = await edge.records.get(RlRunRecord, tenant, run_id)
+        except NotFound:
+            await _admit(edge, tenant)
+            run = await edge.records.create(
+                tenant, run_id, await _record(edge, tenant, run_id, spec, digest, trigger)
+            )
+        store = Store(edge.bus, tenant, run.session_id)
+        if await store.is_going():
+            raise Busy(f"rl_run {run_id!r} is being deleted; once it is gone, its key can be used again")
+        if run.digest != digest:
+            raise _another(run, spec)
+        await queue_drive(edge, tenant, run, FIRST)  # first: a state that is there is driven
+        await begin(store, run)
+        if await stands(edge, tenant, run):
+            return run
+
+
+async def stands(edge: Edge, tenant: str, run: RlRunRecord) -> bool:
+    """Whether the run has not been deleted at this moment."""
     try:
-        run = await edge.records.get(RlRunRecord, tenant, run_id)
+        return await edge.records.get_anew(RlRunRecord, tenant, run.run_id) == run
     except NotFound:
-        await _admit(edge, tenant)
-        run = await edge.records.create(
-            tenant, run_id, await _record(edge, tenant, run_id, spec, digest, trigger)
-        )
-    if run.digest != digest:
-        raise _another(run, spec)
-    await queue_drive(edge, tenant, run_id, FIRST)  # first: a state that is there is driven
-    await begin(Store(edge.bus, tenant, run_id), run)
-    return run
+        return False
 
 
 async def _admit(edge: Edge, tenant: str) -> None:
@@ -99,6 +117,7 @@ async def _record(
     fixed = await fix(edge, tenant, spec)
     return RlRunRecord(
         run_id=run_id,
+        session=rl_session_id(run_id, uuid.uuid4().hex[:SESSION_DIGITS]),
         spec=fixed.spec,
         digest=digest,
         base=fixed.model.name,

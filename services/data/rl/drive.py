@@ -27,25 +27,28 @@ async def drive(edge: Edge, tenant: str, command: DriveCommand) -> None:
 
     Raises GivenBack where another driver shall go on, Overtaken where one already does, BusUnavailable.
     """
-    store = Store(edge.bus, tenant, command.run_id)
+    store = Store(edge.bus, tenant, command.session_id)
     try:
-        run = await edge.records.get(RlRunRecord, tenant, command.run_id)
-    except NotFound:
-        await store.remove()  # it was deleted, perhaps by somebody who died over the rest
-        return
-    try:
+        run = await _run_of(edge, tenant, command)
         if command.order == FIRST:
             await begin(store, run)  # in case who made the run died before that
         word = await store.control()
         if word.order != command.order:
-            raise Superseded(f"word {word.order} of the owner's")
+            return await _leave(edge, tenant, run, store, command, f"word {word.order} of the owner's")
         hold = await Hold.take(store)
+        await _run_of(edge, tenant, command)  # or else it was deleted meanwhile, and has begun anew
     except NotFound:
-        return  # it was deleted
-    except Superseded as error:
-        await _leave(edge, tenant, store, command, error)
+        await store.remove()  # it was deleted, perhaps by somebody who died over the rest
         return
     await _drive(edge, tenant, run, command, word, store, hold)
+
+
+async def _run_of(edge: Edge, tenant: str, command: DriveCommand) -> RlRunRecord:
+    """The run that is meant, as it stands. Raises NotFound when it was deleted."""
+    run = await edge.records.get_anew(RlRunRecord, tenant, command.run_id)
+    if run.session_id != command.session_id:
+        raise NotFound(f"{command.run_id} is another run now")
+    return run
 
 
 async def _drive(
@@ -63,7 +66,7 @@ async def _drive(
         if word.remove:
             await _remove(edge, tenant, run, store)
     except Superseded as error:
-        await _leave(edge, tenant, store, command, error)
+        await _leave(edge, tenant, run, store, command, str(error))
     except (GivenBack, Overtaken, BusUnavailable):
         raise
     except Exception as error:
@@ -72,19 +75,21 @@ async def _drive(
         raise GivenBack(f"its driver failed: {error!r}", delay=pause) from error
 
 
-async def _leave(edge: Edge, tenant: str, store: Store, command: DriveCommand, error: Superseded) -> None:
-    log.info("rl_run.superseded", run=command.run_id, reason=str(error))
+async def _leave(
+    edge: Edge, tenant: str, run: RlRunRecord, store: Store, command: DriveCommand, reason: str
+) -> None:
+    log.info("rl_run.superseded", run=command.run_id, reason=reason)
     try:
         word = await store.control()
     except NotFound:
         return
     if word.order > command.order:
-        await queue_drive(edge, tenant, command.run_id, word.order)
+        await queue_drive(edge, tenant, run, word.order)
 
 
 @again_when_unavailable
 async def _remove(edge: Edge, tenant: str, run: RlRunRecord, store: Store) -> None:
     """Leave nothing of the run behind; without its record nobody begins it again."""
     await end_session(edge, tenant, run, "interrupted", checkpoints=True)
-    await edge.records.forget(RlRunRecord, tenant, run.run_id)
+    await edge.records.forget_this(tenant, run.run_id, run)
     await store.remove()

@@ -70,7 +70,7 @@ class Driver:
                 await self._go_on()
         for command in machine.outstanding(self._run.spec, self._hold.state):
             assert isinstance(command, Finish), "nothing else is outstanding when a run does not run"
-            await finish(self._edge, self._tenant, self._run, command, self._hold.state.submitted)
+            await finish(self._edge, self._tenant, self._run, command, self._hold.state.trained)
 
     async def _go_on(self) -> None:
         """Perform, hear and commit until there is nothing to do."""

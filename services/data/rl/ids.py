@@ -29,13 +29,13 @@ BASE = 0
 """Which of the run's samplers is the bare base model; version v has sampler v + 1."""
 
 
-def sampler(run_id: str, version: int) -> str:
+def sampler(session_id: str, version: int) -> str:
     """The sampler of a version of the weights."""
-    return sampler_id(run_id, version + 1)
+    return sampler_id(session_id, version + 1)
 
 
-def base_sampler(run_id: str) -> str:
-    return sampler_id(run_id, BASE)
+def base_sampler(session_id: str) -> str:
+    return sampler_id(session_id, BASE)
 
 
 def number(*parts: object) -> int:
@@ -43,8 +43,8 @@ def number(*parts: object) -> int:
     return int.from_bytes(_digest(*parts)[:NUMBER_BYTES], "big")
 
 
-def sample_future(run_id: str, command: Sample) -> str:
-    return future_id(sampler(run_id, command.version), number(command.id))
+def sample_future(session_id: str, command: Sample) -> str:
+    return future_id(sampler(session_id, command.version), number(command.id))
 
 
 def base_number(command: Score, index: int) -> int:

@@ -6,16 +6,15 @@ from events.records import RlRunRecord
 from rekindle.types.rl import RlRunInfo
 from services.data.rl import ids
 from services.data.rl.machine import OVER
-from services.data.rl.state import State
 from services.data.rl.store import Store
 from services.data.rl.turn import planned_steps
 
 
 async def info_of(edge: Edge, tenant: str, run: RlRunRecord) -> RlRunInfo:
     """Raises NotFound for a run that is being removed."""
-    store = Store(edge.bus, tenant, run.run_id)
+    store = Store(edge.bus, tenant, run.session_id)
     standing, stored = await store.read()
-    if (await store.control()).remove:
+    if await store.is_going():
         raise NotFound(f"rl_run {run.run_id!r} does not exist")
     state = standing.state
     return RlRunInfo(
@@ -23,10 +22,11 @@ async def info_of(edge: Edge, tenant: str, run: RlRunRecord) -> RlRunInfo:
         name=run.spec.name or run.run_id,
         phase=state.phase,
         reason=state.reason,
-        step=_steps_trained(state),
-        steps=planned_steps(run.spec, state.total),
+        step=state.trained,
+        steps=planned_steps(run.spec, state),
         version=state.newest,
         cursor=state.cursor,
+        skipped=state.skipped,
         base_model=run.base,
         training_run=run.training_run,
         dataset_version=run.dataset.version,
@@ -38,8 +38,3 @@ async def info_of(edge: Edge, tenant: str, run: RlRunRecord) -> RlRunInfo:
         metrics=await store.row(state.rows - 1) if state.rows else None,
         spec=run.spec,
     )
-
-
-def _steps_trained(state: State) -> int:
-    under_way = sum(batch.seq is not None and not batch.trained for batch in state.batches)
-    return state.submitted - under_way

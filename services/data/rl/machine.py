@@ -5,7 +5,8 @@ It knows no bus, no clock and no text. What it promises, in whatever order event
 - One order of training commands: the numbers of the log run without a gap, step after step.
 - Batch k is sampled with versions from k - max_staleness, and begins as soon as there is one; so at most
   1 + max_staleness batches are begun and not trained.
-- The prompts below the cursor, and no others, are drawn, each by one place of one batch.
+- The prompts below the cursor, and no others, are drawn, each by one place of one batch. A row that cannot be asked,
+  or scored, leaves its place empty; where it does so to all places of a batch, the run pauses behind that step.
 - An event that came before, or answers an attempt that is void, changes nothing.
 - A run that is running waits for something; one that is not says nothing but `Finish`.
 
@@ -19,11 +20,13 @@ from typing import Any
 from rekindle.types.rl import RlRunSpec
 from services.data.rl import messages as m
 from services.data.rl.due import flying, say_what_is_due
-from services.data.rl.state import Group, State, Tally
+from services.data.rl.state import LEFT, Group, State, Tally
 from services.data.rl.turn import Turn, in_order
 
 TRIES = 3
 """How often a command that fails on the server's side is given."""
+MAX_FAULT = 200
+"""Characters of the reason why a row is skipped."""
 OVER = ("completed", "failed", "cancelled")
 
 
@@ -107,7 +110,7 @@ def _refill(turn: Turn, event: m.Scored, group: Group, tally: Tally) -> None:
 
 def _lost(turn: Turn, event: m.Lost) -> None:
     group = turn.group(event.batch, event.group, event.attempt)
-    if group is not None and group.stage not in ("due", "overdue"):
+    if group is not None and group.stage not in ("due", "overdue", "skipped"):
         again = Group(prompt=group.prompt, attempt=group.attempt + 1, refills=group.refills)
         turn.replace_group(event.batch, event.group, again)
 
@@ -121,7 +124,7 @@ def _overdue(turn: Turn, event: m.Overdue) -> None:
         group.stage == "settled" for group in groups
     ):  # else they were lost meanwhile, and all are waited for
         groups = tuple(
-            group if group.stage == "settled" else group.model_copy(update={"stage": "overdue"})
+            group if group.stage in LEFT else group.model_copy(update={"stage": "overdue"})
             for group in groups
         )
     turn.put(batch.model_copy(update={"grace": "over", "groups": groups}))
@@ -129,8 +132,9 @@ def _overdue(turn: Turn, event: m.Overdue) -> None:
 
 def _trained(turn: Turn, event: m.Trained) -> None:
     batch = turn.batch(event.step)
-    if batch is not None and batch.seq is not None:
+    if batch is not None and batch.seq is not None and not batch.trained:
         turn.put(batch.model_copy(update={"trained": True}))
+        turn.update(trained=turn.state.trained + 1)
 
 
 def _saved(turn: Turn, event: m.Saved) -> None:
@@ -193,7 +197,11 @@ def _failed(turn: Turn, event: m.Failed) -> None:
     command = next((one for one in flying(turn.spec, turn.state) if one.id == event.command), None)
     if command is None:
         return
-    if not (event.retryable and event.category != "user" and _again(turn, command)):
+    if event.category == "user" and isinstance(command, m.Sample | m.Score):
+        fault = event.message[:MAX_FAULT]
+        turn.regroup(command.batch, command.group, stage="skipped", fault=fault)
+        turn.update(skipped=turn.state.skipped + 1)
+    elif not (event.retryable and event.category != "user" and _again(turn, command)):
         turn.halt("failed", f"{command.id}: {event.message}")
 
 

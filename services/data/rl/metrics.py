@@ -54,6 +54,7 @@ def row_of(
         "dropped": report.dropped,
         "uniform": report.uniform,
         "overdue": report.overdue,
+        "skipped": report.skipped,
         "refilled": report.refilled,
     }
     values |= _rewards(step) | _lengths(step) | _staleness(step) | _policy(step) | _agreement(step, spec)

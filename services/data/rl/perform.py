@@ -17,10 +17,11 @@ from services.data.rl import ids
 from services.data.rl import messages as say
 from services.data.rl.alarms import gap_alarm
 from services.data.rl.ask import Asking
+from services.data.rl.leftovers import Leftovers
 from services.data.rl.messages import Command, Event
 from services.data.rl.probe import Prober
 from services.data.rl.prompts import Prompts
-from services.data.rl.publish import TrainingLog
+from services.data.rl.publish import NOTHING_TO_LEARN, TrainingLog
 from services.data.rl.report import Reporter
 from services.data.rl.results import LostGroup, Results
 from services.data.rl.state import State
@@ -39,7 +40,8 @@ class Performer:
         self._log = TrainingLog(edge, tenant, run, prompts, results)
         self._asking = asking = Asking(edge, tenant, run, model, prompts, results)
         self._prober = Prober(run, asking, prompts, results)
-        self._reporter = Reporter(edge, tenant, run, prompts, results, hold)
+        self._leftovers = leftovers = Leftovers(edge, tenant, run)
+        self._reporter = Reporter(edge, tenant, run, prompts, results, hold, leftovers)
         self._timing = Timing()
         # Fair, and asked for first of all: numbers are taken in the order in which they are said. A trainer that sees
         # later ones gives up one that does not come, so who dies or pauses must leave no hole.
@@ -74,9 +76,19 @@ class Performer:
             return _gone(command, error)
         except CommandFailed as error:
             failure = error.failure
-            return _failed(command, failure.message, failure.category, retryable=failure.retryable)
-        except (InvalidField, NotFound) as error:
-            return _failed(command, str(error), "user")
+            if failure.category == "user":
+                return await self._refused(command, failure.message)
+            return _failed(command, failure.message, "server", retryable=failure.retryable)
+        except InvalidField as error:
+            return await self._refused(command, str(error))
+        except NotFound as error:
+            return _failed(command, str(error), "server")
+
+    async def _refused(self, command: Command, message: str) -> Event:
+        """It cannot be done as it is asked; where a row is to blame, the world hears which."""
+        if isinstance(command, say.Sample | say.Score):
+            await self._reporter.skipped(command, message)
+        return _failed(command, message, "user")
 
     async def lost(self, state: State) -> list[Event]:
         """What settled places of batches that are not submitted have lost since: results are kept for a day."""
@@ -142,8 +154,8 @@ class Performer:
         for number in (command.seq, command.seq + 1):
             try:
                 await self._results.trained(number)
-            except CommandFailed:
-                if command.groups:  # else the numbers were taken by rejections
+            except CommandFailed as error:
+                if error.failure.message != NOTHING_TO_LEARN:  # which is no failure: the number is taken
                     raise
         return say.Trained(step=command.step)
 
@@ -154,6 +166,9 @@ class Performer:
                 await self._log.step(command)
                 return
             except LostGroup as lost:
+                # nothing that is left of it may be taken for an answer about rollouts that are others now
+                self._results.forget(lost.score)
+                await self._leftovers.forget(lost.score)
                 await self._asking.sample(lost.score.sample)
                 await self._asking.score(lost.score)
                 await self._results.verdicts(lost.score)

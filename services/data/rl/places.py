@@ -52,8 +52,8 @@ def _moved_on(group: Group, newest: int | None) -> Group:
 
 
 def _grace(spec: RlRunSpec, batch: Batch) -> str:
-    settled = sum(group.stage == "settled" for group in batch.groups)
-    late = settled >= spec.stragglers.share * len(batch.groups) and not batch.settled
+    asked = len(batch.groups) - batch.count("skipped")
+    late = batch.count("settled") >= spec.stragglers.share * asked and not batch.settled
     begins = batch.grace == "none" and spec.stragglers.seconds is not None and late
     return "running" if begins else batch.grace
 

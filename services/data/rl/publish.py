@@ -38,17 +38,17 @@ class TrainingLog:
         """The session, the training run, and its first command. Raises NotFound for a checkpoint that is gone."""
         run, spec, records = self._run, self._run.spec, self._edge.records
         session = SessionRecord(
-            session_id=run.run_id,
+            session_id=run.session_id,
             created=run.created,
             tags=list(spec.tags),
             display_name=spec.name,
             user_metadata={"rl_run": run.run_id},
         )
-        await records.create(self._tenant, run.run_id, session)
+        await records.create(self._tenant, run.session_id, session)
         load = None if spec.checkpoint is None else await self._load(spec.checkpoint)
         training = RunRecord(
             run_id=run.training_run,
-            session_id=run.run_id,
+            session_id=run.session_id,
             base=run.base,
             lora=run.lora,
             created=run.created,
@@ -66,10 +66,10 @@ class TrainingLog:
     async def weights(self, command: Publish) -> None:
         """Save a version for samplers, and open the sampler of it."""
         path = ids.version_path(self._run, command.version)
-        sampler_id = ids.sampler(self._run.run_id, command.version)
+        sampler_id = ids.sampler(self._run.session_id, command.version)
         sampler = SamplerRecord(
             sampler_id=sampler_id,
-            session_id=self._run.run_id,
+            session_id=self._run.session_id,
             base=self._run.base,
             path=str(path),
             created=self._run.created,
@@ -86,21 +86,32 @@ class TrainingLog:
 
     async def step(self, command: Train) -> None:
         """A batch and the optimizer step with it. Raises LostGroup when a rollout is no longer there."""
-        if not command.groups:
-            for number in (command.seq, command.seq + 1):
-                await self._edge.log.reject(self._tenant, await self._training(), number, NOTHING_TO_LEARN)
+        if command.groups and await self._teach(command):
+            await self._submit(command.seq + 1, catalog.OPTIM_STEP, self._optim_step(command))
             return
-        if not await self._is_taken(command.seq):
-            data = await self._batch(command)
-            await self._append(command.seq, catalog.FORWARD_BACKWARD, data, envelope.PROTOBUF)
-        await self._submit(command.seq + 1, catalog.OPTIM_STEP, self._optim_step(command))
+        for number in (command.seq, command.seq + 1):
+            if await self._standing(number) is None:
+                await self._edge.log.reject(self._tenant, await self._training(), number, NOTHING_TO_LEARN)
 
-    async def _batch(self, command: Train) -> bytes:
+    async def _teach(self, command: Train) -> bool:
+        """Append the batch; False where it came to nothing, now or before."""
+        standing = await self._standing(command.seq)
+        if standing is not None:
+            return standing not in (catalog.REJECTED, catalog.FAILED)
+        data = await self._batch(command)
+        if data is not None:
+            await self._append(command.seq, catalog.FORWARD_BACKWARD, data, envelope.PROTOBUF)
+        return data is not None
+
+    async def _batch(self, command: Train) -> bytes | None:
+        """None: rollouts were drawn again, and have other rewards, too few of them."""
         groups = await asyncio.gather(*(self._results.group(score) for score in command.groups))
         prompts = [(await self._prompts.of(score.sample)).tokens for score in command.groups]
 
-        def encoded() -> bytes:
+        def encoded() -> bytes | None:
             batch = make_batch(self._run.spec, groups, prompts, command.baseline, command.uniform)
+            if not batch.rollouts:
+                return None
             return encode_forward_backward(batch.request(self._run.training_run, command.seq))
 
         return await anyio.to_thread.run_sync(encoded)
@@ -115,21 +126,21 @@ class TrainingLog:
         return request.model_dump_json().encode()
 
     async def _submit(self, number: int, type_: str, data: bytes) -> None:
-        if not await self._is_taken(number):
+        if await self._standing(number) is None:
             await self._append(number, type_, data)
 
     async def _append(self, number: int, type_: str, data: bytes, content_type: str = envelope.JSON) -> None:
         await self._edge.log.submit(self._tenant, await self._training(), number, type_, data, content_type)
 
-    async def _is_taken(self, number: int) -> bool:
-        """Whether the number has its command, or the result that outlives it."""
+    async def _standing(self, number: int) -> str | None:
+        """Type of the number's command, or of the result that outlives it; None: it has neither."""
         run = self._run
-        stream = names.run_stream(run.base)
-        subjects = [
-            names.run_subject(run.base, self._tenant, run.training_run, part, number)
-            for part in ("cmd", "result")
-        ]
-        return any([await self._edge.bus.first(stream, subject) is not None for subject in subjects])
+        for part in ("cmd", "result"):
+            subject = names.run_subject(run.base, self._tenant, run.training_run, part, number)
+            stored = await self._edge.bus.first(names.run_stream(run.base), subject)
+            if stored is not None:
+                return stored.event.get_type()
+        return None
 
     async def _training(self) -> RunRecord:
         return await self._edge.records.get(RunRecord, self._tenant, self._run.training_run)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import anyio.to_thread
+import structlog
 
 from events import catalog, facts
 from events import metrics as counts
@@ -19,11 +20,15 @@ from events.records import RlRunRecord, RunRecord, SessionRecord
 from rekindle.types import ForwardBackwardOutput, TinkerPath
 from services.data.rl import ids, metrics
 from services.data.rl.batch import Batch, make_batch
-from services.data.rl.messages import Finish, Report, Score, Train
+from services.data.rl.leftovers import Leftovers
+from services.data.rl.messages import Finish, Report, Sample, Score, Train
 from services.data.rl.metrics import Step
 from services.data.rl.prompts import Prompts
+from services.data.rl.prompts_order import row_of
 from services.data.rl.results import Group, LostGroup, Results
 from services.data.rl.store import Hold
+
+log = structlog.get_logger(__name__)
 
 FACTS = {
     "paused": catalog.RUN_PAUSED,
@@ -42,7 +47,14 @@ class Reporter:
     """Reports on one run."""
 
     def __init__(
-        self, edge: Edge, tenant: str, run: RlRunRecord, prompts: Prompts, results: Results, hold: Hold
+        self,
+        edge: Edge,
+        tenant: str,
+        run: RlRunRecord,
+        prompts: Prompts,
+        results: Results,
+        hold: Hold,
+        leftovers: Leftovers,
     ) -> None:
         self._edge = edge
         self._tenant = tenant
@@ -50,6 +62,7 @@ class Reporter:
         self._prompts = prompts
         self._results = results
         self._hold = hold
+        self._leftovers = leftovers
 
     async def started(self) -> None:
         """The run has its training run."""
@@ -75,11 +88,22 @@ class Reporter:
         if alarm is not None:
             await self.mismatch(command.id, alarm, command.row)
         await self._drop(command)
+        await self._leftovers.clear(command)
         return alarm
 
     async def mismatch(self, found: str, alarm: str, step: int) -> None:
         """Sampler and trainer do not agree; `found` is the id of the command that found it out."""
         await self._say(catalog.SAMPLER_MISMATCH, f"mismatch-{found}", {"reason": alarm, "step": step})
+
+    async def skipped(self, command: Sample | Score, reason: str) -> None:
+        """A row is left out."""
+        sample = command if isinstance(command, Sample) else command.sample
+        dataset = self._run.dataset
+        row = row_of(sample.prompt, seed=self._run.spec.seed, rows=dataset.rows)
+        log.warning("rl_run.row_skipped", run=self._run.run_id, step=command.batch, row=row, reason=reason)
+        where = {"dataset": dataset.name, "version": dataset.version, "row": row}
+        said = {"step": command.batch, **where, "reason": reason}
+        await self._say(catalog.ROW_SKIPPED, f"skipped-{sample.prompt}", said)
 
     async def _say(self, type_: str, what: str, data: dict[str, Any]) -> None:
         await say(self._edge, self._tenant, self._run, type_, what, data)
@@ -147,7 +171,7 @@ async def finish(edge: Edge, tenant: str, run: RlRunRecord, command: Finish, ste
 async def say(edge: Edge, tenant: str, run: RlRunRecord, type_: str, what: str, data: dict[str, Any]) -> None:
     """A fact about a run; `what` is the same whenever the same is said again."""
     fact = facts.make_fact(
-        type_, tenant=tenant, service="data", subject=run.run_id, id=f"{run.run_id}/{what}", data=data
+        type_, tenant=tenant, service="data", subject=run.run_id, id=f"{run.session_id}/{what}", data=data
     )
     await facts.publish(edge.bus, tenant, fact)
 
@@ -164,12 +188,12 @@ async def end_session(
 
     def ended(session: SessionRecord | None) -> SessionRecord:
         if session is None:
-            raise NotFound(run.run_id)
+            raise NotFound(run.session_id)
         return session if session.ended else session.model_copy(update={"ended": ending})
 
     try:
-        await edge.records.change(SessionRecord, tenant, run.run_id, ended)
+        await edge.records.change(SessionRecord, tenant, run.session_id, ended)
     except NotFound:
         if not checkpoints:
             return  # released before, or never opened
-    await release(edge, tenant, run.run_id, run.training_run if checkpoints else None)
+    await release(edge, tenant, run.session_id, run.training_run if checkpoints else None)

@@ -87,7 +87,7 @@ class Results:
         return await self._decoded(future, SampleResponse, decode_sample_response)
 
     async def rollouts(self, command: Sample) -> list[SampledSequence]:
-        return (await self.sampled(ids.sample_future(self._run.run_id, command))).sequences
+        return (await self.sampled(ids.sample_future(self._run.session_id, command))).sequences
 
     async def verdicts(self, command: Score | Evaluate) -> tuple[Verdict, ...]:
         future = ids.score_future(self._run, command)
@@ -104,14 +104,25 @@ class Results:
             self._kept[future] = found, len(data)
         return found
 
+    def forget(self, command: Score) -> None:
+        """Read a place anew when it is asked for again."""
+        for future in (
+            ids.sample_future(self._run.session_id, command.sample),
+            ids.score_future(self._run, command),
+            *(self._base_future(command, index) for index in range(self._run.spec.group_size)),
+        ):
+            self._kept.pop(future, None)
+
+    def _base_future(self, command: Score, index: int) -> str:
+        return future_id(ids.base_sampler(self._run.session_id), ids.base_number(command, index))
+
     async def base_logprobs(self, command: Score, index: int, length: int) -> np.ndarray:
         """(T,) of the `length` tokens of a rollout, under the base model."""
-        sampler = ids.base_sampler(self._run.run_id)
-        return await self._read(future_id(sampler, ids.base_number(command, index)), length)
+        return await self._read(self._base_future(command, index), length)
 
     async def probed(self, command: Probe, index: int, length: int) -> np.ndarray:
         """(T,) of the `length` tokens of a rollout, under the weights that the step trained."""
-        sampler = ids.sampler(self._run.run_id, command.train.step)
+        sampler = ids.sampler(self._run.session_id, command.train.step)
         return await self._read(future_id(sampler, ids.number(command.id, index)), length)
 
     async def _read(self, future: str, length: int) -> np.ndarray:

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 from services.data.rl.messages import Phase, Probe, Report, Sample, Score
 
-Stage = Literal["due", "sampling", "sampled", "scoring", "settled", "overdue"]
+Stage = Literal["due", "sampling", "sampled", "scoring", "settled", "overdue", "skipped"]
+LEFT = ("settled", "overdue", "skipped")
+"""Stages of places for which nothing is waited any more."""
 
 
 class Part(BaseModel):
@@ -47,6 +49,8 @@ class Group(Part):
     """Attempt of the sample command whose rollouts it has; None: it has none yet."""
     tally: Tally | None = None
     """None: not settled by rewards."""
+    fault: str | None = None
+    """Why the row was skipped; None: it was not."""
 
 
 class Batch(Part):
@@ -64,12 +68,18 @@ class Batch(Part):
     """First number of its training commands; None: not submitted yet."""
     baseline: float | None = None
     """With which it is trained; None: none."""
+    learning_rate: float | None = None
+    """With which it is trained; None: not submitted yet."""
     trained: bool = False
     published: bool = False
 
     @property
     def settled(self) -> bool:
-        return all(group.stage in ("settled", "overdue") for group in self.groups)
+        return all(group.stage in LEFT for group in self.groups)
+
+    def count(self, stage: Stage) -> int:
+        """Places at a stage."""
+        return sum(group.stage == stage for group in self.groups)
 
     def sample(self, place: int) -> Sample:
         """The command that draws, or drew, the rollouts of a place."""
@@ -120,6 +130,10 @@ class State(Part):
     """The next batch."""
     submitted: int = 0
     """The next step."""
+    trained: int = 0
+    """Steps that are applied."""
+    skipped: int = 0
+    """Rows that could not be asked."""
     next_seq: int = 1
     """The next number of the training run's log; 0 creates it."""
     created: bool = False
@@ -145,6 +159,10 @@ class State(Part):
     """Versions whose training checkpoint is kept, ascending."""
     rows: int = 0
     """The next row of metrics."""
+    reported: tuple[Score, ...] = ()
+    """Places of rows that were said, of which all is still there."""
+    dropped: tuple[int, ...] = ()
+    """Versions whose sampler weights are deleted, and whose samples are still there."""
     reporting: Report | None = None
     """The row that is being written; None: none."""
     probing: Probe | None = None

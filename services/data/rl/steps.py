@@ -14,13 +14,12 @@ def submit(turn: Turn) -> None:
         batch = turn.batch(turn.state.submitted)
         if batch is None or not batch.settled:
             return
-        if not _has_rewards(batch):
+        mean = _mean_reward(batch)
+        if mean is None and batch.count("settled"):
             return _score_again(turn, batch)
-        _train(turn, batch)
-
-
-def _has_rewards(batch: Batch) -> bool:
-    return batch.refilled_rewards[0] > 0 or any(group.tally and group.tally.count for group in batch.groups)
+        _train(turn, batch, mean)
+        if mean is None:
+            return _say_what_is_wrong(turn, batch)
 
 
 def _score_again(turn: Turn, batch: Batch) -> None:
@@ -33,16 +32,24 @@ def _score_again(turn: Turn, batch: Batch) -> None:
     turn.halt("paused", f"the grader failed on every rollout of batch {batch.number}{said}")
 
 
-def _train(turn: Turn, batch: Batch) -> None:
+def _say_what_is_wrong(turn: Turn, batch: Batch) -> None:
+    """One row in a thousand is nobody's fault; a whole batch of them is a template's, or the dataset's."""
+    fault = next(group.fault for group in batch.groups if group.fault is not None)
+    turn.halt("paused", f"no row of batch {batch.number} can be asked; the first of them: {fault}")
+
+
+def _train(turn: Turn, batch: Batch, mean: float | None) -> None:
+    """Submit a batch with that mean reward; None: it has none, and nothing to learn from."""
     state, spec = turn.state, turn.spec
-    mean = _mean_reward(batch)
-    following = turn.rule.next_baseline(state.baseline, mean)
+    following = state.baseline if mean is None else turn.rule.next_baseline(state.baseline, mean)
     baseline = following if state.baseline is None else state.baseline
-    batch = batch.model_copy(update={"seq": state.next_seq, "baseline": baseline})
+    rate = learning_rate(spec.optimizer, batch.number, planned_steps(spec, state))
+    changes = {"seq": state.next_seq, "baseline": baseline, "learning_rate": rate}
+    batch = batch.model_copy(update=changes)
     turn.put(batch)
     turn.say(train_command(spec, state, batch))
     turn.say(m.Publish(version=batch.number + 1, seq=state.next_seq + 2))
-    rewards = (*state.rewards, mean)[-spec.stop.over :]
+    rewards = state.rewards if mean is None else (*state.rewards, mean)[-spec.stop.over :]
     turn.update(
         submitted=state.submitted + 1, next_seq=state.next_seq + 3, baseline=following, rewards=rewards
     )
@@ -51,12 +58,13 @@ def _train(turn: Turn, batch: Batch) -> None:
     turn.stop_if_reached("reward", rewards, spec.stop.reward_at_least)
 
 
-def _mean_reward(batch: Batch) -> float:
+def _mean_reward(batch: Batch) -> float | None:
+    """None: no rollout has a reward."""
     count, total = batch.refilled_rewards
     for group in batch.groups:
         if group.tally is not None:
             count, total = count + group.tally.count, total + group.tally.total
-    return total / count
+    return total / count if count else None
 
 
 def save(turn: Turn, version: int) -> None:
@@ -66,7 +74,7 @@ def save(turn: Turn, version: int) -> None:
 
 
 def train_command(spec: RlRunSpec, state: State, batch: Batch) -> m.Train:
-    assert batch.seq is not None, "a batch is trained once it is submitted"
+    assert batch.seq is not None and batch.learning_rate is not None, "it is submitted"
     rule = rule_of(spec.algorithm)
     scored = [
         (place, group.tally)
@@ -79,6 +87,6 @@ def train_command(spec: RlRunSpec, state: State, batch: Batch) -> m.Train:
         seq=batch.seq,
         groups=tuple(map(batch.score, taught)),
         uniform=len(scored) - len(taught),
-        learning_rate=learning_rate(spec.optimizer, batch.number, planned_steps(spec, state.total)),
+        learning_rate=batch.learning_rate,
         baseline=batch.baseline,
     )

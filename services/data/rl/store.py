@@ -66,19 +66,19 @@ async def phases(bus: Bus, tenant: str) -> list[str | None]:
 class Store:
     """One run's part of the stream, for all who read it."""
 
-    def __init__(self, bus: Bus, tenant: str, run_id: str) -> None:
-        self.bus, self.tenant, self.run_id = bus, tenant, run_id
+    def __init__(self, bus: Bus, tenant: str, session_id: str) -> None:
+        self.bus, self.tenant, self.session_id = bus, tenant, session_id
 
     def subject(self, *parts: str | int) -> str:
-        return names.rl_subject(self.tenant, self.run_id, *parts)
+        return names.rl_subject(self.tenant, self.session_id, *parts)
 
     def event(self, type_: str, payload: BaseModel, **extensions: str) -> CloudEvent:
         return envelope.make_event(
             type_,
-            id=self.run_id,
+            id=self.session_id,
             tenant=self.tenant,
             service="data",
-            subject=self.run_id,
+            subject=self.session_id,
             data=payload.model_dump_json().encode(),
             **extensions,
         )
@@ -99,17 +99,24 @@ class Store:
         """The state as it stands, and its entry. Raises NotFound."""
         stored = await self.bus.last(RL, self.subject("state"))
         if stored is None:
-            raise NotFound(f"rl_run {self.run_id!r} does not exist")
+            raise NotFound(f"rl_run {self.session_id!r} does not exist")
         return Standing.model_validate_json(envelope.data_of(stored.event)), stored
 
     async def control(self) -> Control:
         """The owner's last word. Raises NotFound."""
         return (await self._control())[0]
 
+    async def is_going(self) -> bool:
+        """Whether nothing of the run shall be left."""
+        try:
+            return (await self.control()).remove
+        except NotFound:
+            return False
+
     async def _control(self) -> tuple[Control, int]:
         stored = await self.bus.last(RL, self.subject("control"))
         if stored is None:
-            raise NotFound(f"rl_run {self.run_id!r} does not exist")
+            raise NotFound(f"rl_run {self.session_id!r} does not exist")
         return Control.model_validate_json(envelope.data_of(stored.event)), stored.sequence
 
     async def say(
@@ -209,7 +216,7 @@ class Hold:
             found, stored = await self._store.read()
             if found == standing:
                 return stored.sequence
-        raise Overtaken(f"{self._store.run_id}: somebody else drives it, or it was deleted")
+        raise Overtaken(f"{self._store.session_id}: somebody else drives it, or it was deleted")
 
     async def row(self, number: int) -> MetricsRow | None:
         """A row of metrics, None if there is none."""
@@ -225,4 +232,4 @@ class Hold:
             try:
                 await store.bus.append(store.subject("metric", row.row), event, fence=fence)
             except Conflict as error:
-                raise Overtaken(f"{store.run_id}: somebody else drives it, or it was deleted") from error
+                raise Overtaken(f"{store.session_id}: somebody else drives it, or it was deleted") from error

@@ -83,9 +83,9 @@ class Turn:
         self.commands = [Finish(phase=phase, reason=reason, order=self.state.halts)]
 
 
-def planned_steps(spec: RlRunSpec, total: int | None) -> int:
-    """Steps of a run that nothing stops, with `total` prompts to draw (None: no end of them)."""
+def planned_steps(spec: RlRunSpec, state: State) -> int:
+    """Steps of a run that nothing stops, as far as is known: prompts that went to places of others make none."""
     limits = [] if spec.steps is None else [spec.steps]
-    if total is not None:
-        limits.append(ceil(total / spec.groups))
+    if state.total is not None:
+        limits.append(state.begun + ceil((state.total - state.cursor) / spec.groups))
     return min(limits)

@@ -63,9 +63,17 @@ class World:
     log: dict[int, str] = field(default_factory=dict)
     """Number -> id of the command that stands there."""
     failures: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    faulty: int | None = None
+    """Every so manyth prompt cannot be asked; None: all can."""
     orders: int = 0
     dropped: set[int] = field(default_factory=set)
     """Versions whose sampler weights a row had deleted."""
+    closed: set[int] = field(default_factory=set)
+    """Those whose samples it had deleted too."""
+    forgotten: set[str] = field(default_factory=set)
+    """Scores whose results it had deleted, by id."""
+    needed: int = 0
+    """From which number on results are still there."""
 
     def __post_init__(self) -> None:
         self.state = initial(self.spec, self.rows)
@@ -117,7 +125,7 @@ class World:
         assert len(state.model_dump_json()) < 3000 + 800 * self.spec.groups * (1 + staleness)
         for command in commands:
             if isinstance(command, m.Report):
-                self.dropped |= set(command.drop_versions)
+                self._forget(command)
             if isinstance(command, m.Sample):
                 assert state.newest is not None
                 assert command.batch - staleness <= command.version <= min(command.batch, state.newest)
@@ -127,6 +135,35 @@ class World:
             assert not (isinstance(command, m.Probe) and command.train.step in self.dropped)
             if isinstance(command, m.Train):  # its rollouts may have to be drawn again
                 assert not self.dropped & {score.sample.version for score in command.groups}
+
+        self._check_what_is_read(state)
+
+    def _forget(self, report: m.Report) -> None:
+        assert report.needed >= self.needed and set(report.closed) <= self.dropped
+        self.dropped |= set(report.drop_versions)
+        self.closed |= set(report.closed)
+        self.forgotten |= {score.id for score in report.forget}
+        self.needed = report.needed
+
+    def _check_what_is_read(self, state: State) -> None:
+        """Whatever is under way, perhaps to be done again, finds what it reads."""
+        read: list[m.Score] = []
+        numbers: list[int] = []
+        for command in flying(self.spec, state):
+            if isinstance(command, m.Report):
+                read += command.groups
+            if isinstance(command, m.Report | m.Probe) and command.train is not None:
+                read += command.train.groups
+                numbers.append(command.train.seq)
+            if isinstance(command, m.Train):
+                read += command.groups
+            if isinstance(command, m.Score):
+                read.append(command)
+            if isinstance(command, m.Create | m.Publish | m.Train | m.Save):
+                numbers.append(command.seq)
+        assert not self.forgotten & {score.id for score in read}
+        assert not self.closed & {score.sample.version for score in read}
+        assert all(number >= self.needed for number in numbers)
 
     def waiting(self) -> list[m.Command]:
         """Commands that can be answered now; those of a paused run go on, too."""
@@ -171,6 +208,8 @@ class World:
             return m.Failed(command=command.id, message="died", category="server", retryable=True)
         if self.unlucky():
             return m.Lost(**place)
+        if self.faulty and prompt % self.faulty == self.faulty - 1:
+            return m.Failed(command=command.id, message="too long", category="user")
         if isinstance(command, m.Sample):
             return m.Sampled(**place)
         rewards = [

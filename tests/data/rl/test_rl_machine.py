@@ -33,21 +33,45 @@ SPECS = st.fixed_dictionaries(
 
 @settings(max_examples=120, deadline=None)
 @given(
-    spec=SPECS, seed=st.integers(0, 2**32), trouble=st.sampled_from([0.0, 0.05, 0.2]), rows=st.integers(1, 9)
+    spec=SPECS,
+    seed=st.integers(0, 2**32),
+    trouble=st.sampled_from([0.0, 0.05, 0.2]),
+    rows=st.integers(1, 9),
+    faulty=st.sampled_from([None, None, 1, 2, 5]),
 )
 def test_whatever_happens_every_step_is_trained_once_and_every_prompt_is_drawn_once(
-    spec: dict[str, Any], seed: int, trouble: float, rows: int
+    spec: dict[str, Any], seed: int, trouble: float, rows: int, faulty: int | None
 ):
-    world = World(make_spec(**spec), rows, random.Random(seed), trouble).run()
+    world = World(make_spec(**spec), rows, random.Random(seed), trouble, faulty=faulty).run()
     state = world.state
     assert state.phase == "completed"
     if state.stop is None and spec["algorithm"] != {"type": "dapo"}:
-        assert state.submitted == planned_steps(world.spec, state.total)
+        assert state.submitted == planned_steps(world.spec, state)
     check_the_log(world)
     check_the_prompts(world)
     check_the_rows(world)
     check_what_is_kept(world)
     check_the_probes(world)
+    check_what_is_skipped(world)
+    check_what_is_forgotten(world)
+
+
+def check_what_is_forgotten(world: World) -> None:
+    """All of a row goes with the next one, or once its weights are compared."""
+    said = [score.id for report in world.of(m.Report) for score in report.groups]
+    assert sorted([*world.forgotten, *(score.id for score in world.state.reported)]) == sorted(said)
+    assert world.dropped == world.closed | set(world.state.dropped)
+
+
+def check_what_is_skipped(world: World) -> None:
+    """Rows that cannot be asked are counted and never trained."""
+    trained = [score.sample.prompt for train in world.of(m.Train) for score in train.groups]
+    if world.faulty is None:
+        assert world.state.skipped == 0
+    else:
+        assert not any(prompt % world.faulty == world.faulty - 1 for prompt in trained)
+        told = sum(report.skipped for report in world.of(m.Report))
+        assert told == world.state.skipped or world.state.stop is not None
 
 
 def check_the_probes(world: World) -> None:
@@ -111,7 +135,7 @@ def check_what_is_kept(world: World) -> None:
 
 def test_the_state_does_not_grow_with_the_steps():
     sizes = []
-    for steps in (5, 400):
+    for steps in (50, 400):
         world = World(make_spec(steps=steps, checkpoints={"every": 2}), 100, random.Random(0)).run(50_000)
         sizes.append(len(world.state.model_dump_json()))
     assert sizes[1] - sizes[0] < 60
@@ -381,14 +405,54 @@ def test_an_evaluation_that_failed_is_tried_again_twice():
 
 @pytest.mark.parametrize("category", ["user", "server"])
 def test_the_callers_fault_and_a_training_command_are_not_tried_again(category: str):
-    run = started()
+    run = started(evaluation={"split": "test"})
     run.sampled_and_scored(0, 0)
     run.sampled_and_scored(0, 1)
-    command = "sample-1-0-0-p2-v0" if category == "user" else "train-0"
+    command = "evaluate-0-0" if category == "user" else "train-0"
     failed = m.Failed.model_validate(
         {"command": command, "message": "no", "category": category, "retryable": True}
     )
     assert run.hear(failed) == ["finish-1"] and run.state.phase == "failed"
+
+
+def refused(command: str) -> m.Failed:
+    return m.Failed(command=command, message="prompt: 600 tokens", category="user")
+
+
+def test_a_row_that_cannot_be_asked_is_left_out_and_counted():
+    run = started(groups=4)
+    assert run.hear(refused("sample-0-2-0-p2-v0")) == []
+    run.hear(m.Sampled(batch=0, group=3, attempt=0))
+    assert run.hear(refused("score-0-3-0-0")) == []  # nor can its answers be scored
+    run.sampled_and_scored(0, 0)
+    assert run.sampled_and_scored(0, 1)[-2:] == ["train-0", "publish-1"]
+    assert [one.group for one in run.command("train-0").groups] == [0, 1]
+    assert run.hear(m.Lost(batch=0, group=2, attempt=0), refused("sample-0-2-0-p2-v0")) == []
+    run.hear(m.Trained(step=0), m.Published(version=1))
+    assert (run.command("report-0").skipped, run.command("report-0").overdue, run.state.skipped) == (2, 0, 2)
+
+
+def test_stragglers_are_reckoned_among_the_rows_that_can_be_asked():
+    run = started(groups=4, stragglers={"seconds": 9.0, "share": 0.5})
+    run.hear(refused("sample-0-2-0-p2-v0"), refused("sample-0-3-0-p3-v0"))
+    assert run.sampled_and_scored(0, 0)[-1] == "await-0"
+    assert run.hear(m.Overdue(batch=0)) == ["train-0", "publish-1"]
+
+
+def test_a_batch_of_which_no_row_can_be_asked_pauses_the_run_which_goes_on_behind_it():
+    run = started(algorithm={"type": "reinforce"}, stop={"reward_at_least": 0.5, "over": 1})
+    run.hear(refused("sample-0-0-0-p0-v0"))
+    assert run.hear(refused("sample-0-1-0-p1-v0")) == ["finish-1"]
+    assert (run.state.phase, run.state.reason) == (
+        "paused",
+        "no row of batch 0 can be asked; the first of them: prompt: 600 tokens",
+    )
+    said = run.hear(m.Wanted(what="run", order=1))
+    assert said[:2] == ["train-0", "publish-1"] and run.command("train-0").groups == ()
+    run.hear(m.Trained(step=0), m.Published(version=1), m.Reported(row=0))
+    run.sampled_and_scored(1, 0)
+    run.sampled_and_scored(1, 1)
+    assert run.command("train-1").baseline == 0.5 and run.state.stop is not None
 
 
 def test_a_paused_run_hears_and_says_nothing_until_it_is_resumed():
@@ -411,7 +475,7 @@ def test_a_paused_run_draws_no_prompts():
 
 def test_a_run_that_is_over_has_nothing_under_way():
     run = started(stop={"minutes": 5}, checkpoints={"every": 1})
-    run.hear(m.Failed(command="sample-0-0-0-p0-v0", message="no", category="user"))
+    run.hear(m.Failed(command="sample-0-0-0-p0-v0", message="no", category="server"))
     state = run.state
     assert (state.phase, state.batches, state.saving, state.evaluating) == ("failed", (), (), ())
 
@@ -478,6 +542,39 @@ def test_the_learning_rate_follows_the_schedule_over_the_planned_steps():
     optimizer = {"learning_rate": 8.0, "schedule": "linear"}
     world = World(make_spec(steps=None, epochs=1, optimizer=optimizer), 8, random.Random(0)).run()
     assert [train.learning_rate for train in world.of(m.Train)] == [8.0, 6.0, 4.0, 2.0]
+
+
+def test_prompts_that_take_the_places_of_others_make_the_schedule_shorter():
+    """So that it ends where the run does, which draws its prompts sooner."""
+    optimizer = {"learning_rate": 8.0, "schedule": "linear"}
+    run = started(
+        algorithm={"type": "dapo"},
+        groups=1,
+        max_staleness=0,
+        steps=None,
+        epochs=1,
+        rows=4,
+        optimizer=optimizer,
+    )
+    run.sampled_and_scored(0, 0)
+    run.hear(m.Trained(step=0), m.Published(version=1), m.Reported(row=0))
+    assert run.sampled_and_scored(1, 0, 1.0, 1.0)[-1] == "sample-1-0-1-p2-v1"
+    run.sampled_and_scored(1, 0, attempt=1)
+    assert run.command("train-1").learning_rate == pytest.approx(8.0 * 2 / 3)
+    run.hear(m.Trained(step=1), m.Published(version=2), m.Reported(row=1))
+    run.sampled_and_scored(2, 0)
+    assert run.command("train-2").learning_rate == pytest.approx(8.0 / 3)
+
+
+def test_a_run_that_is_cancelled_has_trained_the_steps_that_were_applied():
+    run = started()
+    for batch in (0, 1):
+        run.sampled_and_scored(batch, 0)
+        run.sampled_and_scored(batch, 1)
+    run.hear(m.Trained(step=0), m.Trained(step=0))
+    assert (run.state.submitted, run.state.trained) == (2, 1)
+    run.hear(m.Wanted(what="cancel", order=1))
+    assert (run.state.phase, run.state.trained) == ("cancelled", 1)
 
 
 def test_a_state_is_the_same_after_json():

@@ -37,9 +37,10 @@ class Numbers:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.taken: list[int] = []
+        self.purged: list[str] = []
         edge: Any = SimpleNamespace(
             records=SimpleNamespace(create=soon, get=soon),
-            bus=SimpleNamespace(first=soon),
+            bus=SimpleNamespace(first=soon, purge=self.purge),
             log=SimpleNamespace(submit=self.append, reject=self.append),
         )
         run = make_run(checkpoints={"every": 1})
@@ -47,6 +48,9 @@ class Numbers:
         self.performer = Performer(edge, "local", run, nothing, nothing, nothing)
         for part, name in (("_results", "trained"), ("_log", "_batch")):
             monkeypatch.setattr(getattr(self.performer, part), name, soon)
+
+    async def purge(self, stream: str, subject: str) -> None:
+        self.purged.append(subject)
 
     async def append(self, tenant: str, run: object, number: int, *_: object) -> None:
         await soon()
@@ -73,6 +77,9 @@ async def test_nothing_overtakes_a_step_whose_rollouts_are_drawn_again(
             raise LostGroup(SCORE)
 
     async def wait(_: object) -> None:
+        assert len(numbers.purged) == 1, (
+            "what was said of the rollouts that are lost may be untrue of those to come"
+        )
         await drawn.wait()
 
     monkeypatch.setattr(performer._log, "_batch", batch)

@@ -41,6 +41,8 @@ class MetricsRow(Exact):
     """Groups left out because all their rewards are the same."""
     overdue: Count | None = None
     """Groups left out because they took too long."""
+    skipped: Count | None = None
+    """Groups left out because their row cannot be asked, as one whose prompt fills the context."""
     refilled: Count | None = None
     """Groups that taught nothing and were replaced by a further prompt."""
     advantage: float | None = None
@@ -131,6 +133,8 @@ class RlRunInfo(Exact):
     """Newest weights that can be sampled; None: none yet."""
     cursor: Count
     """Prompts drawn: exactly those below this number, each once."""
+    skipped: Count = 0
+    """Those of them whose row could not be asked; the facts `row.skipped` say which, and why."""
     base_model: ModelName
     training_run: Id
     """Its checkpoints are listed there."""

@@ -146,6 +146,8 @@ class Report(Word):
     """What the last `Probe` found since the row before; None: nothing."""
     overdue: int = 0
     """Groups left out because they took too long."""
+    skipped: int = 0
+    """Groups left out because their row cannot be asked, or its answers cannot be scored."""
     refilled: int = 0
     """Groups that taught nothing and were replaced by a further prompt."""
     refilled_rewards: tuple[int, float] = (0, 0.0)
@@ -154,6 +156,12 @@ class Report(Word):
     """Sampler weights that nobody will use again."""
     drop_saved: tuple[int, ...] = ()
     """Versions whose training checkpoint is beyond those to keep."""
+    forget: tuple[Score, ...] = ()
+    """Places whose rollouts and rewards nobody will read again."""
+    closed: tuple[int, ...] = ()
+    """Versions without weights of which nobody will read a sample again."""
+    needed: int = 0
+    """From which number of the log on results may be read again."""
 
     @property
     def id(self) -> str:

@@ -110,7 +110,10 @@ class Lost(Word):
 
 
 class Failed(Word):
-    """A command failed. Example: Failed(command="train-2", message="out of memory", category="server")."""
+    """A command failed; one to sample or to score, by the user's fault, because its row cannot be asked.
+
+    Example: Failed(command="train-2", message="out of memory", category="server").
+    """
 
     kind: Literal["failed"] = "failed"
     command: str
