@@ -20,7 +20,7 @@ from events.ids import rl_session_id
 from events.records import LoraShape, ModelRecord, RlRunRecord, RowsRef, StoredVersion
 from rekindle.types import InvalidField, TinkerPath
 from rekindle.types.rewards import Grader
-from rekindle.types.rl import DatasetRef, Evaluation, RlRunSpec, template_columns
+from rekindle.types.rl import NEW_RANK, DatasetRef, Evaluation, Lora, RlRunSpec, template_columns
 from services.data.datasets import LATEST, Datasets
 from services.data.rl import machine
 from services.data.rl.functions import pinned
@@ -146,7 +146,7 @@ async def fix(edge: Edge, tenant: str, spec: RlRunSpec) -> Fixed:
         "dataset": spec.dataset.model_copy(update={"version": version.about.version}),
         "grader": grader,
         "sampling": spec.sampling.model_copy(update={"seed": _or(spec.sampling.seed, spec.seed)}),
-        "lora": spec.lora.model_copy(update={"seed": lora.seed}),
+        "lora": Lora(**lora.model_dump()),
     }
     held_out = None
     if spec.evaluation is not None:
@@ -189,10 +189,19 @@ async def _weights(edge: Edge, tenant: str, spec: RlRunSpec) -> tuple[ModelRecor
             entry = await edge.checkpoints.readable(tenant, path)
         except NotFound as error:
             raise InvalidField("checkpoint", str(error)) from error
+        if spec.lora.rank not in (None, entry.lora.rank):
+            raise InvalidField(
+                "lora.rank",
+                f"{spec.lora.rank}, but the adapter of {spec.checkpoint} has rank {entry.lora.rank}",
+            )
         return await _trainable(edge, entry.base, "checkpoint"), entry.lora
     model = await _trainable(edge, spec.base_model or "", "base_model")
     wanted = spec.lora
-    lora = LoraShape(seed=_or(wanted.seed, spec.seed), **wanted.model_dump(exclude={"seed"}))
+    lora = LoraShape(
+        seed=_or(wanted.seed, spec.seed),
+        rank=_or(wanted.rank, NEW_RANK),
+        **wanted.model_dump(exclude={"seed", "rank"}),
+    )
     return model, lora
 
 

@@ -69,7 +69,7 @@ class Batch(Part):
     baseline: float | None = None
     """With which it is trained; None: none."""
     learning_rate: float | None = None
-    """With which it is trained; None: not submitted yet."""
+    """With which it is trained; None: not submitted yet, or in a state from before it was kept."""
     trained: bool = False
     published: bool = False
 

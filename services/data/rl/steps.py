@@ -43,7 +43,7 @@ def _train(turn: Turn, batch: Batch, mean: float | None) -> None:
     state, spec = turn.state, turn.spec
     following = state.baseline if mean is None else turn.rule.next_baseline(state.baseline, mean)
     baseline = following if state.baseline is None else state.baseline
-    rate = learning_rate(spec.optimizer, batch.number, planned_steps(spec, state))
+    rate = _rate(spec, state, batch)
     changes = {"seq": state.next_seq, "baseline": baseline, "learning_rate": rate}
     batch = batch.model_copy(update=changes)
     turn.put(batch)
@@ -56,6 +56,11 @@ def _train(turn: Turn, batch: Batch, mean: float | None) -> None:
     if spec.checkpoints is not None and (batch.number + 1) % spec.checkpoints.every == 0:
         save(turn, batch.number + 1)
     turn.stop_if_reached("reward", rewards, spec.stop.reward_at_least)
+
+
+def _rate(spec: RlRunSpec, state: State, batch: Batch) -> float:
+    """The learning rate of a batch that is submitted now."""
+    return learning_rate(spec.optimizer, batch.number, planned_steps(spec, state))
 
 
 def _mean_reward(batch: Batch) -> float | None:
@@ -74,7 +79,7 @@ def save(turn: Turn, version: int) -> None:
 
 
 def train_command(spec: RlRunSpec, state: State, batch: Batch) -> m.Train:
-    assert batch.seq is not None and batch.learning_rate is not None, "it is submitted"
+    assert batch.seq is not None, "a batch is trained once it is submitted"
     rule = rule_of(spec.algorithm)
     scored = [
         (place, group.tally)
@@ -87,6 +92,6 @@ def train_command(spec: RlRunSpec, state: State, batch: Batch) -> m.Train:
         seq=batch.seq,
         groups=tuple(map(batch.score, taught)),
         uniform=len(scored) - len(taught),
-        learning_rate=batch.learning_rate,
+        learning_rate=_rate(spec, state, batch) if batch.learning_rate is None else batch.learning_rate,
         baseline=batch.baseline,
     )

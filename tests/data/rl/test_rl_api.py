@@ -4,6 +4,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -11,8 +12,11 @@ import pytest
 
 from events.bus import Bus
 from events.record_store import Records
-from events.records import ModelRecord
+from events.records import LoraShape, ModelRecord
+from rekindle.types import InvalidField
 from rekindle.types.keys import EVERYONE
+from rekindle.types.rl import RlRunSpec
+from services.data.rl import create as create_module
 from tests.data.lab import Lab, wait_until
 
 Json = dict[str, Any]
@@ -131,8 +135,33 @@ def test_what_is_open_in_a_spec_is_fixed_when_the_run_begins(lab: Lab, dataset: 
         fixed = run["spec"]
         assert fixed["dataset"]["version"] == fixed["evaluation"]["dataset"]["version"] == 1
         assert fixed["sampling"]["seed"] == fixed["lora"]["seed"] == 5
+        assert fixed["lora"]["rank"] == 32
     finally:
         delete(lab, run["id"])
+
+
+@pytest.mark.parametrize("rank", [None, 8, 32])
+async def test_a_rank_is_the_checkpoints_or_refused_with_both(rank: int | None):
+    adapter = LoraShape(rank=8, seed=3, train_mlp=False)
+    model = ModelRecord(name=BASE, source="", arch="qwen3", vocab_size=512, context_length=512)
+
+    async def readable(*_: object) -> Any:
+        return SimpleNamespace(base=BASE, lora=adapter)
+
+    async def served(*_: object) -> ModelRecord:
+        return model
+
+    edge: Any = SimpleNamespace(
+        checkpoints=SimpleNamespace(readable=readable), records=SimpleNamespace(get=served)
+    )
+    path = "tinker://x:train:0/weights/a"
+    wanted = RlRunSpec.of(spec("sums", base_model=None, checkpoint=path, lora={"rank": rank}))
+    if rank == 32:
+        with pytest.raises(InvalidField) as refused:
+            await create_module._weights(edge, "local", wanted)
+        assert str(refused.value) == f"lora.rank: 32, but the adapter of {path} has rank 8"
+    else:
+        assert await create_module._weights(edge, "local", wanted) == (model, adapter)
 
 
 def delete(lab: Lab, run_id: str) -> None:

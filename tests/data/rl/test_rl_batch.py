@@ -74,6 +74,14 @@ def test_a_rollout_without_a_reward_is_left_out_before_anything_is_reckoned():
     assert [one.weight for one in batch.rollouts] == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("algorithm", ["grpo", "dr_grpo", "rloo", "dapo"])
+def test_a_group_that_was_drawn_again_and_has_too_few_rewards_is_left_out(algorithm: str):
+    wanted, good = spec(algorithm={"type": algorithm}), group(1, [1.0, 0.0])
+    both = make_batch(wanted, [group(0, [1.0, None]), good], [[1], [2]], None)
+    assert [one.prompt_P for one in both.rollouts] == [[2], [2]]
+    assert make_batch(wanted, [group(0, [None, None])], [[1]], None).rollouts == []
+
+
 def test_a_group_left_out_because_it_teaches_nothing_makes_the_step_smaller():
     batch = make_batch(spec(), [group(0, [1.0, 0.0])], [[1]], None, uniform=3)
     assert [one.weight for one in batch.rollouts] == [1 / 8, 1 / 8]

@@ -39,10 +39,8 @@ SPEC = make_spec()
 
 @pytest.fixture(scope="module")
 def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProcess]:
-    server = NatsProcess(tmp_path_factory.mktemp("nats"))
-    server.start()
-    yield server
-    server.stop()
+    with NatsProcess(tmp_path_factory.mktemp("nats")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from events.failure import UserError
 from services.data.rl import messages as m
 from services.data.rl.perform import Performer
+from services.data.rl.publish import NOTHING_TO_LEARN
 from services.data.rl.results import LostGroup
 from tests.data.rl.rl_world import make_run
 
@@ -98,3 +100,21 @@ async def test_nothing_overtakes_a_step_whose_rollouts_are_drawn_again(
         assert numbers.taken == []
         drawn.set()
     assert numbers.taken == [2, 3, 4, 5, 6, 7, 8]
+
+
+async def test_a_step_whose_rollouts_were_drawn_again_and_teach_nothing_is_taken_and_no_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numbers = Numbers(monkeypatch)
+    rejected: list[int] = []
+
+    async def reject(tenant: str, run: object, number: int, *_: object) -> None:
+        rejected.append(number)
+
+    async def failed(number: int) -> None:
+        raise UserError(NOTHING_TO_LEARN)
+
+    numbers.performer._log._edge.log.reject = reject
+    monkeypatch.setattr(numbers.performer._results, "trained", failed)
+    assert await numbers.performer(TRAIN) == m.Trained(step=0)  # `_batch` finds nothing
+    assert (rejected, numbers.taken) == ([2, 3], [])

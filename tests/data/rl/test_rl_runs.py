@@ -1,16 +1,22 @@
 """Runs that no client drives: they learn, and whoever dies, nothing changes."""
 
+import asyncio
 import json
 import signal
+import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from events import trace
+from events import catalog, envelope, names, trace
+from events.bus import Bus
+from events.streams import FACTS, RECORDS, RESULTS
 from services.data.rl import ids
 from tests.data.lab import wait_until
-from tests.data.rl.rl_rig import Rig, opened, spec
+from tests.data.rl.rl_rig import BASE, QUESTIONS, Rig, opened, spec
 from tests.events.collector import Collector, Seen, collecting
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -193,6 +199,74 @@ def test_two_runs_with_other_graders_algorithms_and_rows_share_sampler_and_train
         assert sum(row["reward"] for row in rows[-3:]) / 3 > rows[0]["reward"] + 0.25
     first, last = (max(rows[0]["time"] for rows in steps), min(rows[-1]["time"] for rows in steps))
     assert first < last, "one after the other"
+
+
+def test_a_row_that_cannot_be_asked_is_skipped_counted_and_said(rig: Rig):
+    rows = [{"question": question} for question in QUESTIONS[:7]]
+    rows.insert(3, {"question": "What is 1 + 1? " * 200})
+    name = f"long-{uuid.uuid4().hex[:8]}"
+    rig.upload("".join(json.dumps(row) + "\n" for row in rows).encode(), name)
+    evaluation = {"every": 2, "dataset": {"name": name}, "rows": 8}
+    wanted = spec(name, steps=None, epochs=1, evaluation=evaluation, checkpoints=None)
+    run_id = rig.start(wanted)["id"]
+    over = rig.until_over(run_id)
+    assert (over["phase"], over["step"], over["cursor"], over["skipped"]) == ("completed", 2, 8, 1), over
+    steps = [row for row in rig.rows_of(run_id) if row["step"] is not None]
+    assert sum(row["skipped"] for row in steps) == 1
+    assert len([one for row in rig.rows_of(run_id) for one in row["evaluations"]]) == 2
+    (said,) = asyncio.run(facts_about(rig, catalog.ROW_SKIPPED, run_id))
+    assert (said["dataset"], said["version"], said["row"]) == (name, 1, 3)
+    assert "expected 1 to 512" in said["reason"]
+
+
+async def facts_about(rig: Rig, type_: str, run_id: str) -> list[dict[str, Any]]:
+    bus = await Bus.connect(rig.nats_url, name="facts")
+    try:
+        walk = bus.walk(FACTS, names.fact_subject("local", type_))
+        return [envelope.json_of(one.event) async for one in walk if one.event.get_subject() == run_id]
+    finally:
+        await bus.close()
+
+
+def test_a_dataset_of_which_no_row_can_be_asked_pauses_the_run_with_the_reason(rig: Rig):
+    name = f"long-{uuid.uuid4().hex[:8]}"
+    rig.upload((json.dumps({"question": "What is 1 + 1? " * 200}) + "\n").encode(), name)
+    run_id = rig.start(spec(name, steps=2))["id"]
+    paused = rig.until(run_id, lambda info: info["phase"] != "running")
+    assert paused["phase"] == "paused", paused
+    assert paused["reason"].startswith("no row of batch 0 can be asked; the first of them: prompt: ")
+    assert rig.http.delete(f"rl_runs/{run_id}").status_code == 204
+
+
+def test_what_is_kept_of_a_run_does_not_grow_with_its_steps(rig: Rig, dataset: str):
+    """The log is cleared up to a snapshot, which a checkpoint is a moment for."""
+    wanted = spec(dataset, steps=1000, max_staleness=1, checkpoints={"every": 2}, groups=2, group_size=4)
+    run = rig.start(wanted)
+    rig.until(run["id"], lambda info: info["step"] >= 16)
+    rig.say(run["id"], "pause")
+    rig.until(run["id"], lambda info: info["phase"] == "paused")
+    kept = asyncio.run(what_is_kept(rig, run["training_run"]))
+    assert min(kept.values()) > 0 and kept["results"] <= 24 and kept["drawn"] <= 16, kept
+    assert kept["checkpoints"] <= 10 and kept["samplers"] <= 10, kept
+    assert rig.http.delete(f"rl_runs/{run['id']}").status_code == 204
+
+
+async def what_is_kept(rig: Rig, training_run: str) -> dict[str, int]:
+    """Entries by kind; a run of 16 steps that kept all would have 51, 32, 25 and 17 at least."""
+    bus = await Bus.connect(rig.nats_url, name="look")
+    session = training_run.partition(":")[0]
+    try:
+        root = names.run_root(BASE, "local", training_run)
+        log = await bus.subjects(names.run_stream(BASE), f"{root}.>")
+        parts = Counter(subject.removeprefix(root).split(".")[1] for subject in log)
+        drawn = await bus.subjects(RESULTS, "result.sample.>")
+        samplers = await bus.subjects(RECORDS, "record.sampler.>")
+        return {"results": parts["result"], "checkpoints": parts["checkpoint"]} | {
+            "drawn": sum(session in subject for subject in drawn),
+            "samplers": sum(session in subject for subject in samplers),
+        }
+    finally:
+        await bus.close()
 
 
 def test_a_deleted_run_leaves_nothing(rig: Rig, dataset: str):

@@ -19,6 +19,7 @@ from rekindle.types.rl.runs import (
     RlRunsResponse,
 )
 from rekindle.types.rl.spec import (
+    NEW_RANK,
     Alarms,
     ChatMessage,
     Checkpoints,
@@ -37,6 +38,7 @@ from rekindle.types.rl.templates import field_of, fill_event, fill_row, has_hole
 from rekindle.types.rl.triggers import Firing, FiringsResponse, TriggerInfo, TriggerSpec, TriggersResponse
 
 __all__ = [
+    "NEW_RANK",
     "Alarms",
     "Algorithm",
     "ChatMessage",

@@ -17,6 +17,8 @@ from rekindle.types.rl.algorithms import Algorithm, Grpo, Reinforce
 from rekindle.types.rl.templates import template_columns
 from rekindle.types.sampling import MAX_SAMPLES, Stop
 
+NEW_RANK = 32
+"""Of a new adapter, unless the spec says another."""
 MAX_GROUPS = 1024
 MAX_STALENESS = 8
 MAX_STEPS = MAX_EPOCHS = 1_000_000
@@ -47,7 +49,8 @@ Tag = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 class Lora(Exact):
     """The adapter. E.g. `{"rank": 16}`."""
 
-    rank: Annotated[int, Field(ge=1, le=MAX_LORA_RANK)] = 32
+    rank: Annotated[int, Field(ge=1, le=MAX_LORA_RANK)] | None = None
+    """None: the checkpoint's, of a new adapter 32."""
     seed: Seed | None = None
     """Of the random half of the adapter; None: the run's."""
     train_attn: bool = True
@@ -207,7 +210,7 @@ class RlRunSpec(Exact):
     checkpoint: Path | None = None
     """Goes on with the adapter of this checkpoint; exactly one of the two is given."""
     lora: Lora = Lora()
-    """Of a new adapter; a checkpoint has its own."""
+    """Of a new adapter; a checkpoint has its own, and a rank that is said must be that."""
     dataset: DatasetRef
     prompt: Template | None = None
     """The prompt's text as it is."""
