@@ -239,20 +239,23 @@ def test_a_dataset_of_which_no_row_can_be_asked_pauses_the_run_with_the_reason(r
 
 
 def test_what_is_kept_of_a_run_does_not_grow_with_its_steps(rig: Rig, dataset: str):
-    """The log is cleared up to a snapshot, which a checkpoint is a moment for."""
+    """The log is cleared up to a snapshot, for which a checkpoint is a moment."""
     wanted = spec(dataset, steps=1000, max_staleness=1, checkpoints={"every": 2}, groups=2, group_size=4)
     run = rig.start(wanted)
-    rig.until(run["id"], lambda info: info["step"] >= 16)
-    rig.say(run["id"], "pause")
-    rig.until(run["id"], lambda info: info["phase"] == "paused")
-    kept = asyncio.run(what_is_kept(rig, run["training_run"]))
-    assert min(kept.values()) > 0 and kept["results"] <= 24 and kept["drawn"] <= 16, kept
-    assert kept["checkpoints"] <= 10 and kept["samplers"] <= 10, kept
-    assert rig.http.delete(f"rl_runs/{run['id']}").status_code == 204
+    try:
+        kept = []
+        for step in (12, 36):
+            rig.until(run["id"], lambda info, step=step: info["step"] >= step)
+            kept.append(asyncio.run(what_is_kept(rig, run["training_run"])))
+    finally:
+        rig.http.delete(f"rl_runs/{run['id']}")
+    before, after = kept
+    assert min(after.values()) > 0, "looked at the wrong place"
+    assert max(after[part] - before[part] for part in before) < 20, kept
 
 
 async def what_is_kept(rig: Rig, training_run: str) -> dict[str, int]:
-    """Entries by kind; a run of 16 steps that kept all would have 51, 32, 25 and 17 at least."""
+    """Entries by kind, of which a run that kept all would have at least one a step more."""
     bus = await Bus.connect(rig.nats_url, name="look")
     session = training_run.partition(":")[0]
     try:
