@@ -17,7 +17,7 @@ from events.failure import NotFound
 from events.ids import score_id
 from events.lease import read_head
 from events.records import RlRunRecord, SamplerRecord
-from events.streams import RESULTS
+from events.streams import RESULTS, REWARD, results_of
 from services.data.rl import ids
 from services.data.rl.machine import TRIES
 from services.data.rl.messages import Evaluate, Report, Score
@@ -50,7 +50,7 @@ class Leftovers:
 
     async def _forget_scores(self, command: Score | Evaluate) -> None:
         request = score_id(ids.score_key(self._run, command))
-        await self._bus.purge(RESULTS, names.result_filter("reward", self._tenant, request))
+        await self._bus.purge(results_of(REWARD), names.result_filter("reward", self._tenant, request))
 
     async def _forget_base(self, command: Score) -> None:
         """The base model's logprobs of a place's rollouts."""

@@ -12,7 +12,7 @@ from events.ids import score_id
 from events.keys import LOCAL_TENANT as TENANT
 from events.lease import Head
 from events.records import RlRunRecord, SamplerRecord
-from events.streams import RECORDS, RESULTS, SAMPLE
+from events.streams import RECORDS, RESULTS, SAMPLE, SCORES
 from services.data.rl import ids
 from services.data.rl.leftovers import Leftovers
 from services.data.rl.messages import Evaluate, Report, Sample, Score
@@ -134,7 +134,9 @@ async def test_samplers_and_rewards_go_with_all_their_answers(edge: Edge, run: R
     report = Report(row=2, train=None, forget=(scores[0],), closed=(0,))
     for _ in range(2):  # who takes the run over does it again
         await Leftovers(edge, TENANT, run).clear(report)
-    left = json.dumps(await edge.bus.subjects(RESULTS, ">") + await edge.bus.subjects(SAMPLE, ">"))
+    left = json.dumps(
+        [subject for stream in (RESULTS, SCORES, SAMPLE) for subject in await edge.bus.subjects(stream, ">")]
+    )
     left += json.dumps(await edge.bus.subjects(RECORDS, "record.sampler.>"))
     requests = [
         names.id_token(score_id(ids.score_key(run, command)))
