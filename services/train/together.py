@@ -42,15 +42,8 @@ class Passes:
     engine: TrainEngine
     compute: Compute
     base: str
-    deterministic: bool
-    """A row of a product depends bitwise on its company: one command, one pass."""
 
     async def run(self, work: list[PassWork]) -> list[PassResult]:
-        if not self.deterministic:
-            return await self._run(work)
-        return [result for one in work for result in await self._run([one])]
-
-    async def _run(self, work: list[PassWork]) -> list[PassResult]:
         began = loop_time()
         results: list[PassResult] = await self.compute(self.engine.run_passes, work)
         metrics.passed(self.base, len({id(one.run) for one in work}), loop_time() - began)

@@ -63,6 +63,7 @@ class TrainWorker:
         self._bus = bus
         self._base = base
         self._replica = replica
+        self._deterministic = deterministic
         self._activity = activity or Activity()
         self._activity.hand_over = self.hand_over
         self._runs: dict[str, HeldRun] = {}
@@ -79,7 +80,7 @@ class TrainWorker:
         exports = Exports(blobs, Checkpoints(bus, records), records, engine.base)
         commands = Commands(engine, exports, self._snapshots, self._compute)
         self._turns = Turns(commands, self._writes, self._compute, deterministic)
-        self._passes = Passes(engine, self._compute, base, deterministic)
+        self._passes = Passes(engine, self._compute, base)
         self._snapshotter = Snapshotter(self._snapshots, commands, self._writes, snapshot_seconds)
         self._gaps = Gaps(self._holding, self._writes, gap_seconds)
         room = Room(engine.base, records, memory_bytes, turn_seconds)
@@ -168,7 +169,9 @@ class TrainWorker:
             with self._writes.keeping(run):
                 if not run.stale:
                     jobs += await self._turns.take(run)
-        await train_together(jobs, self._passes.run, self._writes.record)
+        # A row of a product depends bitwise on its company.
+        for company in [[job] for job in jobs] if self._deterministic else [jobs]:
+            await train_together(company, self._passes.run, self._writes.record)
         if any(run.suspect is not None for run in self._runs.values()):
             await self._writes.settle(self._runs.values())
 

@@ -150,6 +150,34 @@ async def test_a_command_whose_loss_is_not_finite_fails_alone(lab: Lab) -> None:
     assert_same(await lab.weights(bad, "end"), await lab.weights(twin, "end"))
 
 
+@pytest.mark.parametrize("fault", ["loss", "kernel"])
+async def test_where_each_command_is_a_pass_a_fault_leaves_those_before_it_trained_once(
+    lab: Lab, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_passes = lab.engine.run_passes
+
+    def fragile(work: Any) -> Any:
+        if fault == "kernel" and any(one.loss_fn != "cross_entropy" for one in work):
+            raise RuntimeError("broken kernel")
+        return run_passes(work)
+
+    monkeypatch.setattr(lab.engine, "run_passes", fragile)
+    good, bad, alone = [await lab.new_run(name, seed=7) for name in ("good", "bad", "alone")]
+    poison = datum(5, seed=1)
+    poison.inputs["logprobs"][:] = -1e4  # type: ignore[index]
+    await lab.train(good, 1)
+    await lab.train(bad, 1, [poison], loss="importance_sampling")
+    async with lab.worker(deterministic=True):
+        assert (await lab.failure(bad, 1)).category == ("user" if fault == "loss" else "server")
+        await lab.ends_well(good, 1)
+        await lab.train(alone, 1)
+        for run in (good, alone):
+            await lab.step(run, 2)
+            await lab.save(run, 3, "end")
+            await lab.ends_well(run, 3)
+    assert_same(await lab.weights(good, "end"), await lab.weights(alone, "end"))
+
+
 async def test_a_pass_that_breaks_is_charged_to_the_command_that_breaks_it(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
