@@ -7,6 +7,7 @@ envelope.py     CloudEvents 1.0 and their NATS binding
 ids.py          identifiers that clients see
 names.py        the only maker of subjects, and of names of streams, consumers and services
 blob_keys.py    the only maker of keys of the blob store
+confined.py     what a service that runs code of users may touch
 failure.py      what went wrong, and whose fault it is
 
 NATS:

@@ -5,8 +5,9 @@ What belongs together, and goes together, lies in one folder.
 
 from datetime import date
 
+from events.confined import CONFINED
 from events.ids import split_future_id
-from events.names import CONFINED, id_token, token
+from events.names import id_token, token
 
 
 def claim_name(event_id: str, digest: str) -> str:

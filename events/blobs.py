@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from events import names
+from events.confined import CONFINED
 from events.failure import NotFound
 from events.settings import BusSettings
 
@@ -215,7 +216,7 @@ class TwoStores:
         self._main, self._confined = main, confined
 
     def _of(self, key: str) -> Blobs:
-        return self._confined if key.partition("/")[0] == names.CONFINED else self._main
+        return self._confined if key.partition("/")[0] == CONFINED else self._main
 
     async def put(self, key: str, data: bytes) -> None:
         await self._of(key).put(key, data)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from events import blob_keys, catalog, envelope, ids, names
 from events.blobs import Blobs
 from events.bus import Bus
+from events.confined import is_confined
 
 CLAIM_BYTES = 512 * 1024
 COMMAND_DAYS = 30.0
@@ -51,7 +52,7 @@ async def lend(bus: Bus, blobs: Blobs, tenant: str, event: CloudEvent, days: flo
     if len(data) <= CLAIM_BYTES:
         return event
     day = (datetime.now(UTC) + timedelta(days=days)).date() + timedelta(days=MARGIN_DAYS)
-    confined = names.is_confined(on)
+    confined = is_confined(on)
     await plan_expiry(bus, tenant, day, confined=confined)
     return await _leave(blobs, blob_keys.claims_of_day(tenant, day, confined=confined), event, data)
 

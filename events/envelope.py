@@ -16,6 +16,7 @@ from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
 from events import names, trace
+from events.confined import may_refer
 
 log = structlog.get_logger(__name__)
 
@@ -102,7 +103,7 @@ def received(subject: str, headers: Mapping[str, str] | None, data: bytes) -> Cl
     """
     event = from_message(headers, data)
     key = event.get_extension("dataref")
-    if key is None or names.may_refer(subject, str(key)):
+    if key is None or may_refer(subject, str(key)):
         return event
     log.warning("event.foreign_payload", subject=subject, dataref=key)
     return CloudEvent({k: v for k, v in event.get_attributes().items() if k != "dataref"}, data)

@@ -10,14 +10,10 @@ import re
 from datetime import date
 from functools import lru_cache
 
+from events.confined import CONFINED, CONFINED_RECORDS, is_confined
 from events.ids import QUEUES
 
 SLUG_LENGTH = 30
-CONFINED = "reward"
-"""The service that runs code of users. Where it has rights of its own, they are for what begins with its name: its
-commands, `rewards.` for what it keeps, and a folder of blobs."""
-CONFINED_RECORDS = frozenset({"function", "source", "sandbox"})
-CONFINED_FACTS = frozenset({"rollout.scored", "rollout.excluded"})
 
 
 @lru_cache(maxsize=4096)
@@ -196,21 +192,6 @@ def dead_subject(subject: str) -> str:
 def open_subject(consumer: str, tenant_token: str) -> str:
     """Where a service that may make no consumer asks for one: of a work queue's, that of a tenant."""
     return f"open.{consumer}.{tenant_token}"
-
-
-def is_confined(subject: str) -> bool:
-    """Whether the reward service writes there by the rights that it has of its own."""
-    first, _, rest = subject.partition(".")
-    if first in ("dead", "later"):
-        first = rest.partition(".")[0]
-    if first == "facts":
-        return rest.partition(".")[2] in CONFINED_FACTS
-    return first in (CONFINED, "rewards")
-
-
-def may_refer(subject: str, key: str) -> bool:
-    """Whether an event on the subject may have its payload there: not where its writer could not have put it."""
-    return not is_confined(subject) or (key.startswith(f"{CONFINED}/") and ".." not in key.split("/"))
 
 
 # Results of work queues: `[rewards.]result.<queue>.<tenant>.<owner>.…`.

@@ -11,6 +11,7 @@ from cachetools import LRUCache
 
 from events import catalog, envelope, names
 from events.bus import Bus
+from events.confined import CONFINED_RECORDS
 from events.failure import Conflict, NotFound
 from events.reads import Stored
 from events.records import IMMUTABLE, KINDS, Record
@@ -21,7 +22,7 @@ R = TypeVar("R", bound=Record)
 
 def _stream(kind: type[Record]) -> str:
     """Where records of a kind lie."""
-    return FUNCTIONS if KINDS[kind] in names.CONFINED_RECORDS else RECORDS
+    return FUNCTIONS if KINDS[kind] in CONFINED_RECORDS else RECORDS
 
 
 class Records:

@@ -6,6 +6,7 @@ send them there: the right to make one is the right to write anywhere. So a serv
 
 from events import names
 from events.bus import Bus
+from events.confined import CONFINED
 from events.streams import REWARD
 from events.tenants import open_consumer
 from events.worker import ACK_WAIT
@@ -16,9 +17,7 @@ async def open_what_is_asked(bus: Bus) -> None:
 
     async def open_one(subject: str) -> bytes:
         tenant = subject.rpartition(".")[2]
-        pending = await open_consumer(
-            bus, REWARD, names.CONFINED, names.REWARD_FILTER, tenant, ack_wait=ACK_WAIT
-        )
+        pending = await open_consumer(bus, REWARD, CONFINED, names.REWARD_FILTER, tenant, ack_wait=ACK_WAIT)
         return str(pending).encode()
 
-    await bus.answer(names.open_subject(names.CONFINED, "*"), open_one, group="dispatchers")
+    await bus.answer(names.open_subject(CONFINED, "*"), open_one, group="dispatchers")

@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 
 from events import catalog, envelope, names, retry, streams
 from events.bus import Bus
+from events.confined import is_confined
 from events.failure import BusUnavailable
 from events.record_store import Records
 from events.records import FunctionSource, SessionRecord
@@ -314,7 +315,7 @@ def test_what_is_lent_is_what_the_code_calls_confined() -> None:
     lent = set(re.findall(r'{ service: "([^"]+)", accounts', text))
     written = {one for one in lent if not one.startswith(("$JS.", "open."))}
     examples = {one.replace("*", "t").replace(">", "t.x.1") for one in written}
-    assert examples and all(map(names.is_confined, examples))
+    assert examples and all(map(is_confined, examples))
     kept = [stream for stream in streams.shared(1) if stream.name in OWN]
     assert {subject for stream in kept for subject in stream.subjects or ()} == {
         "reward.>", "later.reward.>", "rewards.result.>", "rewards.record.>", "rewards.attempts.>",

@@ -13,6 +13,7 @@ import pytest
 
 from events import catalog, names, scrape
 from events.activation import DEADLINE_SECONDS
+from events.confined import CONFINED
 from events.dispatcher.settings import DispatcherSettings
 from events.edge import OPEN_PATHS
 from events.settings import BusSettings, EdgeSettings
@@ -155,7 +156,7 @@ def test_services_take_what_they_are_told(name: str, one: Manifest, monkeypatch:
     for variable, value in told.items():
         monkeypatch.setenv(variable, value)
     read = settings()  # type: ignore[call-arg]
-    confined = kind_of(one) == names.CONFINED
+    confined = kind_of(one) == CONFINED
     assert read.nats_url == secrets()["rekindle-nats-reward" if confined else "rekindle-nats"]["NATS_URL"]
     assert (
         told["AWS_ACCESS_KEY_ID"]
