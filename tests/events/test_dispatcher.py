@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 
 from events import catalog, envelope, ids, liveness, names
 from events.blobs import FolderBlobs
@@ -497,6 +498,30 @@ async def test_a_service_that_is_gone_is_activated_no_more(lab: Lab, stub: Servi
         lab.platform.specs = [moved]
         await dispatcher._follow()
         assert [service.spec for service in dispatcher.services] == [moved]
+        await end(*(task for _, task in dispatcher._kept.values()))
+
+
+async def test_a_service_that_leaves_while_others_are_told_of_is_counted_no_more(
+    lab: Lab, stub: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays, gone = lab.spec("sample", stub.url), lab.spec("train", stub.url)
+    async with make_client("") as http:
+        dispatcher = lab.dispatcher(http, stays, gone)
+        await dispatcher._follow()
+        say = dispatcher._say
+
+        async def slowly(service: ActivatedService, status: ServiceStatus | None) -> None:
+            await say(service, status)
+            lab.platform.specs = [stays]
+            await dispatcher._follow()
+
+        monkeypatch.setattr(dispatcher, "_say", slowly)
+        await dispatcher._check()
+        counts = [
+            REGISTRY.get_sample_value("rekindle_queue_commands", {"service": spec.name})
+            for spec in (stays, gone)
+        ]
+        assert counts == [0.0, None]
         await end(*(task for _, task in dispatcher._kept.values()))
 
 
