@@ -1,6 +1,6 @@
 """What is too large for an event: adapter files, snapshots, datasets, payloads of large events.
 
-A key is a path of tokens made by `names.py`. A blob appears whole (written aside, flushed, renamed) and never
+A key is a path of tokens made by `blob_keys.py`. A blob appears whole (written aside, flushed, renamed) and never
 changes. A folder that nothing is left in is gone too.
 """
 
