@@ -79,6 +79,9 @@ class HeldRun:
     def add(self, entry: Entry) -> None:
         """Take an entry of the log, in stream order."""
         self.order.add(entry)
+        self._take_ready()
+
+    def _take_ready(self) -> None:
         while (ready := self.order.take()) is not None:
             self.entries[ready.number] = ready
             if ready.number not in self.resolved and ready.is_command:
@@ -97,6 +100,7 @@ class HeldRun:
         self.resolved = {number for number in self.resolved if number > head.number}
         self.pending = {number for number in self.pending if number > head.number}
         self.applied = max(self.applied, head.number + 1)
+        self._take_ready()  # what waited for a number that the head contains, and that was purged before we read it
 
     def has_work(self, now: float) -> bool:
         """Whether some entry that can run has no result yet, nor one on its way."""

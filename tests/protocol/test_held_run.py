@@ -225,3 +225,14 @@ def test_whatever_happens_to_whom_the_first_entry_of_each_number_is_applied_in_n
     world.check()
     commands = world.stream.meant(NUMBERS - 1)
     assert {number for number in commands if number in world.stream.results} == set(commands)
+
+
+def test_what_waits_for_numbers_that_anothers_snapshot_contains_goes_on() -> None:
+    """They were purged before this trainer had read them, as while it stood still."""
+    run = HeldRun("run")
+    for number in (0, 3):
+        run.add(Entry(number, number + 1, catalog.OPTIM_STEP, TIME))
+    assert run.gap() is not None
+    run.begin_at(Head(number=2, blob=None, epoch=2))
+    assert (run.gap(), run.pending, run.has_work(0.0)) == (None, {3}, True)
+    assert [entry.number for entry in run.next_entries(1)] == [3]
