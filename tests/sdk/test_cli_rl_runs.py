@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from rekindle.cli import live
-from rekindle.types.rl import Firing
+from rekindle.types.rl import Firing, MetricsRow
 from tests.sdk.cli_server import CliServer
 from tests.sdk.rl_server import SPEC, row
 
@@ -107,6 +107,16 @@ def test_the_picture_of_a_run_without_rows_says_so(cli: CliServer) -> None:
     with console.capture() as said:
         console.print(live.picture(run, None, [], []))
     assert "rl-0 running at step 0/4" in said.get() and "staleness  –" in said.get()
+
+
+def test_rows_that_were_skipped_are_shown_where_there_are_some(cli: CliServer) -> None:
+    run = cli.rl.runs[cli.rl.begin()].model_copy(update={"skipped": 2, "cursor": 16})
+    assert live.line(run, MetricsRow(row=0, step=0, skipped=2)).endswith("rows skipped 2")
+    assert "skipped" not in live.line(run, MetricsRow(row=0, step=0, skipped=0))
+    console = Console(width=120)
+    with console.capture() as said:
+        console.print(live.picture(run, None, [], []))
+    assert "2 of 16 rows could not be asked" in said.get()
 
 
 @pytest.mark.parametrize(
