@@ -167,10 +167,10 @@ def _verdict(now: datetime, failing: Sequence[Failing | None]) -> Verdict | None
 
 
 def _given_up(service: Object, revision: Object, scale: Object | None) -> Failing | None:
-    """When a revision without replicas counts as given up; None if it does not."""
+    """When a revision without replicas counts as given up, by what says most; None if it does not."""
     reached = revision["metadata"]["name"] in _traffic(service)
-    found = [_failed(revision, scale, reached), _not_activated(revision, scale)]
-    return min(filter(None, found), default=None)
+    found = [one for one in (_failed(revision, scale, reached), _not_activated(revision, scale)) if one]
+    return (min(since for since, _ in found), found[0][1]) if found else None
 
 
 def _failed(revision: Object, scale: Object | None, reached: bool) -> Failing | None:
