@@ -6,7 +6,7 @@
 
 A point lies before or after the call of a function. A test arms one with signals; a service that passes it takes
 the first of them away and sends it to itself: it dies (SIGKILL) or stands still (SIGSTOP) right there. Code and
-settings of the services are the real ones but for two patiences, which are shorter.
+settings of the services are the real ones but for three patiences, which are shorter.
 """
 
 import functools
@@ -26,7 +26,11 @@ MODULE = "tests.chaos.mortal"
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP
 POISON = 3
 """As many datums make a batch the poisonous one."""
-PATIENCES = {("events.worker", "ACK_WAIT"): 2.0, ("events.activity", "KEPT_SECONDS"): 3.0}
+PATIENCES = {
+    ("events.worker", "ACK_WAIT"): 2.0,
+    ("events.activity", "KEPT_SECONDS"): 3.0,
+    ("events.dispatcher.plan", "LONGEST_PAUSE"): 1.0,
+}
 
 
 def always(*_: Any) -> bool:

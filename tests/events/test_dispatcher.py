@@ -480,8 +480,9 @@ async def test_services_are_followed_as_they_come_and_change(lab: Lab, stub: Ser
         await until(lambda: stub.held == 1)
         for number in range(1, 40):
             await lab.sample(sampler, number)
-        lab.platform.specs = [spec.model_copy(update={"most": 3})]
+        lab.platform.specs = [spec.model_copy(update={"most": 3, "seconds": 99.0})]
         await until(lambda: stub.held == 3)
+        assert stub.posts == 3, "as a rollout changes bounds and timeouts: what was open stays open"
 
 
 async def test_a_service_that_is_gone_is_activated_no_more(lab: Lab, stub: Service) -> None:

@@ -25,9 +25,13 @@ class Gpus:
         try:
             yield
         finally:
-            self.free += count
-            async with self._changed:
-                self._changed.notify_all()
+            await self.add(count)
+
+    async def add(self, count: int) -> None:
+        """So many more are free."""
+        self.free += count
+        async with self._changed:
+            self._changed.notify_all()
 
 
 def asked_for(revision: dict[str, Any]) -> int:

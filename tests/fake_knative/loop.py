@@ -1,11 +1,13 @@
 """The chaos tests' RL loop as a process of its own: `python -m tests.fake_knative.loop URL KEY MODEL FOLDER LEAST`.
 
-Goes on for at least LEAST steps, and until FOLDER/enough exists; its trace is written to FOLDER/trace.json.
+Goes on for at least LEAST steps, and until FOLDER/enough exists; its trace is written to FOLDER/trace.json. While
+FOLDER/paused exists it rests between two steps.
 """
 
 import dataclasses
 import json
 import sys
+import time
 from pathlib import Path
 
 from tests.chaos import rl_loop
@@ -17,9 +19,15 @@ def main() -> None:
     out = Path(folder)
     rl_loop.API_KEY = key
 
-    def go_on(step: int) -> bool:
-        sys.stdout.write(f"step {step}\n")
+    def say(text: str) -> None:
+        sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
+
+    def go_on(step: int) -> bool:
+        say(f"rest {step}")
+        while (out / "paused").exists():
+            time.sleep(0.02)
+        say(f"step {step}")
         return step < int(least) or not (out / "enough").exists()
 
     trace = rl_loop.run_loop(url, model, out / "adapter", go_on, lambda _: None)

@@ -129,6 +129,10 @@ class FakeKnative:
         """Break an open request of a service off."""
         return self.call(self.served[name].service.break_one)
 
+    def add_gpu(self) -> None:
+        """A node joins."""
+        self._submit(self.gpus.add(1)).result(WAIT)
+
     def start(self) -> None:
         self._thread.start()
 

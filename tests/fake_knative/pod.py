@@ -105,7 +105,8 @@ class Pod:
     def object(self, revision: dict[str, Any]) -> dict[str, Any]:
         """As the API server shows it; `revision`: the metadata of that."""
         runs = self.process is not None and self.process.returncode is None
-        waiting = {"reason": "ContainerCreating" if self.exit_code is None else "CrashLoopBackOff"}
+        waits = {"waiting": {"reason": "ContainerCreating" if self.exit_code is None else "CrashLoopBackOff"}}
+        ended = {} if self.exit_code is None else {"terminated": {"exitCode": self.exit_code}}
         scheduled = {"status": "True"} if self.scheduled else {"status": "False", "message": NONE_FREE}
         return {
             "apiVersion": "v1",
@@ -114,11 +115,12 @@ class Pod:
                 "name": self.name,
                 "namespace": revision["namespace"],
                 "labels": {**revision["labels"], "serving.knative.dev/revision": revision["name"]},
+                **({"deletionTimestamp": "2026-11-22T10:00:00Z"} if self.leaving else {}),
             },
             "status": {
                 "phase": "Running" if runs else "Pending",
                 "conditions": [{"type": "PodScheduled", **scheduled}],
-                "containerStatuses": [{"name": "user", "state": {} if runs else {"waiting": waiting}}],
+                "containerStatuses": [{"name": "user", "state": {} if runs else waits, "lastState": ended}],
             },
         }
 

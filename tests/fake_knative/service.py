@@ -61,8 +61,9 @@ class Service:
             },
             "spec": template["spec"],
         }
-        revision = self.revisions[name] = self._make(made)
+        revision = self._make(made)
         self._activators[name] = Activator(revision, self._patience)
+        self.revisions[name] = revision
 
     def _settle(self, wanted: list[Object]) -> None:
         names = list(self.revisions)

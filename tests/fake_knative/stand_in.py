@@ -155,7 +155,10 @@ class Lab:
         transport = httpx.ASGITransport(self.service)
         async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}", timeout=WAIT) as http:
             asked = asyncio.create_task(http.get(path))
-            await self.until(asked.done, f"{path} is answered")
+            try:
+                await self.until(asked.done, f"{path} is answered")
+            finally:
+                asked.cancel()  # if whoever asked has been cancelled
         assert asked.result().status_code == 200, asked.result().text
         return asked.result().text.removeprefix(f"{self.service.name}-")
 

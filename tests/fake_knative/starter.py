@@ -1,7 +1,8 @@
 """Starts the processes of pods: the module that the image's entry point is, forked by a parent that has imported it.
 
 A fork is what starting costs here; what a cluster needs to fetch an image and load it is added by the caller. The
-services' two longest patiences are shorter (tests/chaos/mortal.py), so that what a dead pod had comes back sooner.
+services' longest patiences are shorter (tests/chaos/mortal.py), so that what a dead pod had comes back sooner, and the
+dispatcher does not pause for longer than a window lasts here: Knative takes no window below six seconds.
 """
 
 import asyncio

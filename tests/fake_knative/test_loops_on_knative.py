@@ -1,5 +1,6 @@
 """The services as Knative runs them: from zero and back to it, under its timeouts, through the death of any pod."""
 
+import json
 import random
 import time
 from collections.abc import Callable
@@ -11,11 +12,11 @@ import rekindle
 from rekindle.cluster.names import service_name
 from tests.chaos.rl_loop import Trace
 from tests.chaos.trial import compare
-from tests.fake_knative.installation import ACTIVATED, BASE, HERE, SAMPLE, TRAIN, Installation
+from tests.fake_knative.installation import ACTIVATED, BASE, HERE, SAMPLE, TRAIN, Installation, Loop
 from tests.fake_knative.platform import FakeKnative
 from tests.sdk.test_sdk_stack import data
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 STEPS = 2
 WAIT = 120.0
 
@@ -47,12 +48,15 @@ def started(installation: Installation) -> Installation:
 
 @pytest.fixture(scope="module")
 def hurt(started: Installation) -> Trace:
-    """The loop while one blow after another falls, and two dispatchers work."""
+    """The loop through rollouts, and then while one blow after another falls, and two dispatchers work."""
     fake, rng = started.fake, random.Random(0)
-    scale_dispatcher(started, 2)
-    left, deadline = blows(fake), time.monotonic() + WAIT
+    left = blows(fake)
     rng.shuffle(left)
-    with started.loop("hurt", STEPS) as loop:
+    with started.loop("hurt", STEPS, paused=True) as loop:
+        roll(started, loop)
+        fake.add_gpu()
+        scale_dispatcher(started, 2)
+        deadline = time.monotonic() + WAIT
         while left and not loop.is_over() and time.monotonic() < deadline:
             blow = next((one for one in left if one()), None)
             if blow is not None:
@@ -62,6 +66,39 @@ def hurt(started: Installation) -> Trace:
         trace = loop.trace()
     assert not left, "each blow has hit somebody"
     return trace
+
+
+def roll(installation: Installation, loop: Loop) -> None:
+    """An update, a split and a rollback, each in the middle of a step; there is one GPU for each of the loop's two.
+
+    Where a step is over before work has moved, there is another one.
+    """
+    fake, old, new = installation.fake, "00001", "00002"
+
+    def begin() -> None:
+        steps = loop.steps
+        loop.pause(False)
+        fake.until(lambda: loop.steps > steps or loop.is_over(), "another step begins")
+        loop.pause()
+
+    def moved(name: str, number: str) -> None:
+        while not installation.working(name, number):
+            assert not loop.is_over(), (loop.folder / "log").read_text()[-4000:]
+            if loop.rests and installation.idle(name):
+                begin()
+            time.sleep(0.02)
+
+    moved(TRAIN, old)
+    installation.kn("reward", {old: 50, "@latest": 50})
+    for name in (TRAIN, "reward", "gateway"):
+        installation.kn(name)
+    moved(TRAIN, new)
+    fake.served[TRAIN].service.forget()
+    installation.kn(TRAIN, {old: 100})
+    moved(TRAIN, old)
+    for name in ("reward", "gateway"):
+        moved(name, new)
+    loop.pause(False)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +139,7 @@ def test_cold_starts_longer_than_the_activators_patience_are_invisible(
     assert len(calm.losses) >= STEPS
 
 
-def test_pods_and_dispatchers_that_die_change_no_bit(hurt: Trace, calm: Trace) -> None:
+def test_rollouts_and_pods_and_dispatchers_that_die_change_no_bit(hurt: Trace, calm: Trace) -> None:
     assert compare(calm, hurt) == []
 
 
@@ -146,3 +183,6 @@ def test_work_for_a_revision_that_fails_fails_with_the_platforms_reason(started:
             rekindle.RequestFailed, match=r"cannot start: .*(ExitCode|Initial scale|exit code)"
         ):
             service.create_lora_training_client(base, rank=4).result(WAIT)
+    status = json.loads(started.cluster.done("status", "--json"))
+    (said,) = (one["reasons"] for one in status["services"] if one["name"] == service_name("train", base))
+    assert "exit code" in " ".join(said), "and a person is told the same"

@@ -135,3 +135,15 @@ async def test_with_one_gpu_the_templates_for_gpus_hand_it_over() -> None:
         assert cluster.fares.state == "starting"
         assert await asked == NEW
         assert (cluster.pods(OLD), cluster.gpus.free) == (0, 0)
+
+
+async def test_a_revision_that_is_ready_without_a_pod_may_not_start_and_the_way_back_is_open() -> None:
+    async with lab(trainer("gpu", gpus=1), gpus=1) as cluster:
+        cluster.broken.add(cluster.name(NEW))
+        cluster.kn(image="broken")
+        asked = asyncio.create_task(cluster.get())
+        await cluster.until(lambda: cluster.fares.state == "failed", "it is given up")
+        assert "exit code 1" in str(cluster.fares.verdict)
+        asked.cancel()
+        cluster.kn(traffic={OLD: 100})
+        assert await cluster.get() == OLD, "once the other has been given up, too"
