@@ -27,6 +27,7 @@ runlog.py       a training run as a log: commands in, read back in order
 order.py        the order of a run's commands, a pure function
 lease.py        who may write a run's results, and from where its log is replayed
 liveness.py     which replicas live
+idle.py         when somebody looks after a session whose client may have died
 checkpoints.py  which adapters exist, and where their files lie
 
 Work queues, and results of everything:

@@ -31,6 +31,7 @@ EXPIRE_CLAIMS = f"{PREFIX}checkpoint.expire_claims"
 EXPIRE_CHECKPOINT = f"{PREFIX}checkpoint.expire"
 ACTIVATE = f"{PREFIX}<service>.activate"
 RELEASE = f"{PREFIX}checkpoint.release"
+LOOK = f"{PREFIX}checkpoint.look"
 
 REJECTED = f"{PREFIX}train.rejected"
 RELEASED = f"{PREFIX}train.released"
@@ -116,6 +117,7 @@ TABLE: tuple[Kind, ...] = (
     Kind(FIRE, "command", "FireCommand (JSON)", None, _DATA),
     Kind(DRIVE, "command", "DriveCommand (JSON)", None, _DATA),
     Kind(RELEASE, "command", "ReleaseCommand (JSON)", None, "checkpoint.<tenant>.release.<session | run>"),
+    Kind(LOOK, "command", "LookCommand (JSON)", None, "checkpoint.<tenant>.look.<session>"),
     Kind(COLLECT, "command", "CheckpointEntry (JSON)", None, "checkpoint.<tenant>.collect.<path>"),
     Kind(EXPIRE_CLAIMS, "command", "ExpireCommand (JSON)", None, "checkpoint.<tenant>.expire.<day>"),
     Kind(

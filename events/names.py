@@ -148,6 +148,11 @@ def release_subject(tenant: str, id: str) -> str:
     return f"checkpoint.{token(tenant)}.release.{id_token(id)}"
 
 
+def look_subject(tenant: str, session: str) -> str:
+    """Of a session that may be forgotten by its client."""
+    return f"checkpoint.{token(tenant)}.look.{id_token(session)}"
+
+
 def collect_subject(tenant: str, checkpoint_path: str) -> str:
     return f"checkpoint.{token(tenant)}.collect.{token(checkpoint_path)}"
 

@@ -46,8 +46,10 @@ class SessionRecord(Record):
     user_metadata: dict[str, str] = {}
     project_id: str | None = None
     display_name: str | None = None
-    ended: Literal["success", "errored", "interrupted"] | None = None
-    """How the client ended it; None = not ended."""
+    seen: datetime | None = None
+    """When the client last said that it lives, give or take an hour; None = never."""
+    ended: Literal["success", "errored", "interrupted", "expired"] | None = None
+    """How the client ended it, or that nothing was heard of it for too long; None = not ended."""
 
 
 class LoraShape(Record):

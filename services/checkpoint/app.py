@@ -1,5 +1,7 @@
 """The checkpoint service's composition root: its HTTP edges, and the worker that removes what is no longer wanted."""
 
+from datetime import UTC, datetime, timedelta
+
 from cloudevents.core.v1.event import CloudEvent
 from fastapi import FastAPI
 
@@ -8,6 +10,7 @@ from events.app import make_app
 from events.checkpoints import CheckpointEntry
 from events.commands import ReleaseCommand
 from events.edge import Edge
+from events.idle import LookCommand
 from events.queues import Answer, Queue
 from events.serve import serve
 from events.settings import EdgeSettings
@@ -15,19 +18,24 @@ from events.streams import CHECKPOINT
 from events.worker import QueueWorker
 from services.checkpoint import api, catalogue
 from services.checkpoint.release import Release
+from services.checkpoint.sessions import Sessions
 
 
 async def collect(edge: Edge) -> None:
-    """Remove the files of deleted and expired checkpoints, what sessions leave, and expired payloads.
+    """Remove the files of deleted and expired checkpoints, what sessions leave, and expired payloads; look after
+    sessions whose clients say nothing.
 
     Doing it twice does no harm.
     """
     release = Release(edge.bus, edge.blobs, edge.records, edge.checkpoints)
+    sessions = Sessions(release, timedelta(days=edge.settings.session_days))
 
     async def handle(event: CloudEvent, data: bytes) -> Answer | None:
         tenant = names.tenant_of(event.get_source())
         if event.get_type() == catalog.RELEASE:
             await release(tenant, ReleaseCommand.model_validate_json(data))
+        elif event.get_type() == catalog.LOOK:
+            await sessions.look(tenant, LookCommand.model_validate_json(data).session_id, datetime.now(UTC))
         elif event.get_type() == catalog.EXPIRE_CLAIMS:
             await claims.expire(edge.bus, edge.blobs, tenant, claims.ExpireCommand.model_validate_json(data))
         else:

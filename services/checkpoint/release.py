@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
-from events import blob_keys, names, samplers
+from events import blob_keys, idle, names, samplers
 from events.blobs import Blobs
 from events.bus import Bus
 from events.checkpoints import Checkpoints
@@ -97,4 +97,5 @@ class Release:
             return
         if session.ended is not None and not await self._runs(tenant, session_id):
             await self.records.delete(SessionRecord, tenant, session_id)
+            await idle.drop_look(self.bus, tenant, session_id)
             log.info("session.released", session=session_id)

@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
+from events import idle
 from events.commands import Answer, release
 from events.edge import EdgeDep, TenantDep, failed, read
 from events.failure import NotFound
@@ -69,6 +70,7 @@ async def create_session(request: Request, edge: EdgeDep, tenant: TenantDep) -> 
         display_name=wanted.display_name,
     )
     await edge.records.create(tenant, session.session_id, session)
+    await idle.plan_look(edge.bus, tenant, session.session_id, session.created)
     return CreateSessionResponse(session_id=session.session_id).model_dump(exclude_none=True)
 
 
@@ -76,10 +78,11 @@ async def create_session(request: Request, edge: EdgeDep, tenant: TenantDep) -> 
 async def session_heartbeat(request: Request, edge: EdgeDep, tenant: TenantDep) -> JSONResponse:
     """The client lives; 410 tells it that the session is over."""
     wanted = await read(request, SessionHeartbeatRequest)
-    try:
-        ended: str | None = (await edge.records.get(SessionRecord, tenant, wanted.session_id)).ended
-    except NotFound:
-        ended = "or never was"  # nothing is kept of a session that left nothing
+    ended: str | None = "or never was"  # nothing is kept of a session that left nothing
+    with contextlib.suppress(NotFound):
+        session = await edge.records.get(SessionRecord, tenant, wanted.session_id)
+        await idle.notice(edge.records, tenant, session, datetime.now(UTC))
+        ended = session.ended
     if ended is not None:
         return failed(410, f"session_id: the session has ended ({ended})")
     return JSONResponse(SessionHeartbeatResponse().model_dump())
