@@ -4,7 +4,7 @@ from events.failure import Failure
 from events.scoring import MAX_COPIED_BYTES, SHARD_ITEMS, cut
 from rekindle.types.rewards import MAX_ITEMS, Numeric, Score, ScoreItem, ScoreRequest
 from services.reward import versions
-from services.reward.worker import SCORES, whole
+from services.reward.worker import LIST, whole
 
 
 def request(count: int, **columns: str) -> ScoreRequest:
@@ -40,7 +40,7 @@ def test_a_shard_that_was_given_up_is_errors_and_no_zeros():
         attempts=1,
     )
     lost = Failure(message="5 workers died over this command", category="server")
-    response = whole(shard, [lost, SCORES.dump_json([good, good])])
+    response = whole(shard, [lost, LIST.dump_json([good, good])])
     assert response.excluded == SHARD_ITEMS and len(response.scores) == SHARD_ITEMS + 2
     assert {(one.outcome, one.value, one.reason) for one in response.scores[:SHARD_ITEMS]} == {
         ("error", None, "5 workers died over this command")
