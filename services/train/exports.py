@@ -39,10 +39,11 @@ class Exports:
     ) -> tuple[CheckpointEntry, list[CloudEvent]]:
         """Write `state` (a copy that nobody changes) and its entry; returns the entry and its facts.
 
-        The same command again finds its own entry. Raises UserError when the name is taken.
+        The same command again finds its own entry, or that of a later one which has saved over it. Raises UserError
+        when the name is taken.
         """
         run, standing = await self._look(tenant, run_id, command)
-        if standing is not None and standing.number == number:
+        if standing is not None and standing.number >= number:
             await self._tidy(standing)
             await self._plan_expiry(tenant, standing)
             return standing, _facts(tenant, standing, command)

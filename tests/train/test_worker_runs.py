@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from events import blob_keys, catalog, liveness, names
+from events.checkpoints import entry_event
 from events.failure import Conflict
 from events.futures import Result
 from events.lease import RunHolder
@@ -316,6 +317,23 @@ async def test_a_name_is_taken_by_the_first_save_of_a_burst_unless_overwritten(l
         planned = names.later_subject(names.collect_subject(TENANT, f"{standing.path}@{number}"))
         found = await lab.bus.last(CHECKPOINT, planned)
         assert (found is None) == (number == 10), "the files of what was saved over go, and no others"
+
+
+async def test_a_save_that_is_done_again_leaves_a_later_one_that_has_its_name(lab: Lab) -> None:
+    """Its result was lost, and the later one's was not: the client knows of that."""
+    run = await lab.new_run()
+    await lab.save(run, 1, "a", overwrite=True)
+    async with lab.worker():
+        await lab.ends_well(run, 1)
+    later = (await lab.entry(run, "a")).model_copy(update={"number": 9})
+    subject = names.checkpoint_subject(lab.base, TENANT, run.run_id, "weights", "a")
+    await lab.bus.append(subject, entry_event(TENANT, "train", later))
+    await lab.save(run, 2, "a", overwrite=True)
+    async with lab.worker():
+        await lab.ends_well(run, 2)
+    assert await lab.entry(run, "a") == later
+    planned = names.later_subject(names.collect_subject(TENANT, f"{later.path}@9"))
+    assert await lab.bus.last(CHECKPOINT, planned) is None, "its files stay"
 
 
 async def test_a_checkpoint_is_loaded_with_and_without_its_optimizer(lab: Lab) -> None:
