@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from rekindle.cluster.api import Ref
+from rekindle.cluster.inventory import left_over
 from tests.cluster.api_server import Key
 from tests.cluster.simulated import Cluster
 
@@ -197,3 +199,14 @@ def test_a_record_that_nobody_can_read_is_an_error_that_names_it(cluster: Cluste
     cluster.server.get("v1", "configmaps", "rekindle-deployed")["data"]["objects"] = "["
     found = cluster.run("deploy", "--overlay", place)
     assert found.exit_code == 1 and "ConfigMap rekindle-deployed" in found.stderr
+
+
+def test_an_object_whose_api_has_a_new_version_is_the_same_object() -> None:
+    """The cluster serves it under both, so removing it as it was called before would remove it."""
+    about: dict[str, Any] = {
+        "metadata": {"name": "one", "namespace": "rekindle"},
+        "kind": "HorizontalPodAutoscaler",
+    }
+    known = [Ref(f"autoscaling/{version}", about["kind"], "one", "rekindle") for version in ("v1", "v2beta2")]
+    assert left_over(known, [{**about, "apiVersion": "autoscaling/v2"}]) == frozenset()
+    assert left_over(known, [{**about, "apiVersion": "other/v2"}]) == frozenset(known)

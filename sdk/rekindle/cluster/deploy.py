@@ -59,7 +59,7 @@ def deploy(
     made = secrets.ensure(api, namespace, show_key, dry_run=dry_run)
     applied += _apply_all(api, rest, tell, dry_run)
     tell("what is no longer there")
-    pruned = inventory.prune(api, known - {Ref.of(one) for one in objects}, namespace, dry_run=dry_run)
+    pruned = inventory.prune(api, inventory.left_over(known, objects), namespace, dry_run=dry_run)
     if whole and not dry_run:
         inventory.record(api, namespace, drop=known - ours - {*pruned.stays})
     applied += pruned.removed

@@ -54,8 +54,22 @@ def record(api: Api, namespace: str, add: Collection[Ref] = (), drop: Collection
 
 def ours(api: Api, objects: Sequence[Manifest], known: Collection[Ref]) -> frozenset[Ref]:
     """Which of these objects are made by this deployment, or were by an earlier one."""
+    ours_before = {_same(ref) for ref in known}
     found = ((Ref.of(one), api.get(Ref.of(one))) for one in objects)
-    return frozenset(ref for ref, live in found if live is None or (ref in known and _is_applied_by_us(live)))
+    return frozenset(
+        ref for ref, live in found if live is None or (_same(ref) in ours_before and _is_applied_by_us(live))
+    )
+
+
+def left_over(known: Collection[Ref], objects: Sequence[Manifest]) -> frozenset[Ref]:
+    """Which of those that are known are none of these objects."""
+    there = {_same(Ref.of(one)) for one in objects}
+    return frozenset(ref for ref in known if _same(ref) not in there)
+
+
+def _same(ref: Ref) -> tuple[str, ...]:
+    """An object is one and the same in all versions of its API."""
+    return ref.api_version.rpartition("/")[0], ref.kind, ref.name, ref.namespace or ""
 
 
 def prune(api: Api, gone: Collection[Ref], namespace: str, *, dry_run: bool) -> Pruned:
