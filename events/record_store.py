@@ -84,7 +84,9 @@ class Records:
         await self._bus.purge(_stream(kind), names.record_subject(KINDS[kind], tenant, key))
 
     async def start(self) -> None:
-        """Hear of records that are forgotten, so that none is remembered here that is gone."""
+        """Hear of records that are forgotten, so that none is remembered here that is gone; remember nothing over a
+        time in which nothing could be heard."""
+        self._bus.on_reconnect(self._cache.clear)
         await self._bus.listen(names.forgotten_subject("record.>"), self._forgotten)
 
     def _forgotten(self, subject: str) -> None:

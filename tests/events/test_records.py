@@ -33,6 +33,20 @@ async def test_a_run_is_read_once_and_then_remembered(bus: Bus, unique: str) -> 
     assert await records.get(RunRecord, "t", unique) is first
 
 
+async def test_what_was_forgotten_while_the_connection_was_away_is_remembered_no_more(
+    bus: Bus, unique: str
+) -> None:
+    records = Records(bus)
+    await records.start()
+    await records.create("t", unique, run(unique, 1))
+    await records.get(RunRecord, "t", unique)
+    await bus.purge(streams.RECORDS, names.record_subject("run", "t", unique))  # nothing is heard of it
+    for listener in list(bus._on_reconnect):
+        listener()
+    with pytest.raises(NotFound):
+        await records.get(RunRecord, "t", unique)
+
+
 async def test_a_session_may_change_and_is_never_stale(bus: Bus, unique: str) -> None:
     one, other = Records(bus), Records(bus)
     session = SessionRecord(session_id=unique, created=NOW)
