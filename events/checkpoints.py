@@ -114,9 +114,10 @@ class Checkpoints:
         stored = await self._bus.last(names.run_stream(run.base), subject)
         return None if stored is None else _entry(stored)
 
-    async def of_run(self, tenant: str, run: RunRecord) -> list[CheckpointEntry]:
-        """Listed entries of one run, newest first."""
-        return await self._listed(run.base, names.run_subject(run.base, tenant, run.run_id, "checkpoint.>"))
+    async def of_run(self, tenant: str, run: RunRecord, *, surely: bool = False) -> list[CheckpointEntry]:
+        """Listed entries of one run, newest first; `surely`: for who deletes what is not among them."""
+        subjects = names.run_subject(run.base, tenant, run.run_id, "checkpoint.>")
+        return await self._listed(run.base, subjects, surely=surely)
 
     async def of_tenant(self, tenant: str) -> list[CheckpointEntry]:
         """Listed entries of all runs of a tenant, newest first."""
@@ -126,8 +127,8 @@ class Checkpoints:
             found += await self._listed(model.name, root)
         return sorted(found, key=lambda entry: entry.created, reverse=True)
 
-    async def _listed(self, base: str, subject_filter: str) -> list[CheckpointEntry]:
-        stored = await self._bus.last_of_each(names.run_stream(base), subject_filter)
+    async def _listed(self, base: str, subject_filter: str, *, surely: bool = False) -> list[CheckpointEntry]:
+        stored = await self._bus.last_of_each(names.run_stream(base), subject_filter, surely=surely)
         entries = [_entry(one) for one in stored]
         listed = [entry for entry in entries if entry.alive() and not entry.ephemeral]
         return sorted(listed, key=lambda entry: entry.created, reverse=True)

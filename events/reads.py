@@ -110,9 +110,15 @@ class Reads(Connection):
 
     # Many
 
-    async def last_of_each(self, stream: str, subject_filter: str) -> list[Stored]:
-        """The newest entry on every subject that matches."""
+    async def last_of_each(self, stream: str, subject_filter: str, *, surely: bool = False) -> list[Stored]:
+        """The newest entry on every subject that matches.
+
+        surely: none that a replica which lags does not know yet, or knows as it was; they are read one by one.
+        """
         subjects = await self.subjects(stream, subject_filter)
+        if surely and self._replicas > 1:
+            found = [await self.last(stream, subject) for subject in subjects]
+            return [stored for stored in found if stored is not None]
         pages = [subjects[start : start + PAGE] for start in range(0, len(subjects), PAGE)]
         return [stored for page in pages for stored in await self._last_of(stream, page)]
 

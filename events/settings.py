@@ -72,8 +72,9 @@ class EdgeSettings(BusSettings):
     """Size of the parts in which it is sent."""
     upload_seconds: float = 24 * 3600.0
     """How long an upload stays after its last part came."""
-    session_days: float = Field(default=7.0, gt=0)
-    """A session of which nothing was heard for so long is ended: what is its goes, but named checkpoints."""
+    session_days: float = Field(default=7.0, ge=1)
+    """A session of which nothing was heard for so long is ended: what is its goes, but named checkpoints. It is
+    looked after once a day."""
     poll_seconds: float = 25.0
     """How long a poll is held; clients give up at 45 s."""
     api_keys: list[str] = []

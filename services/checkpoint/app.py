@@ -1,11 +1,11 @@
 """The checkpoint service's composition root: its HTTP edges, and the worker that removes what is no longer wanted."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from cloudevents.core.v1.event import CloudEvent
 from fastapi import FastAPI
 
-from events import catalog, claims, names
+from events import catalog, claims, idle, names
 from events.app import make_app
 from events.checkpoints import CheckpointEntry
 from events.commands import ReleaseCommand
@@ -35,7 +35,9 @@ async def collect(edge: Edge) -> None:
         if event.get_type() == catalog.RELEASE:
             await release(tenant, ReleaseCommand.model_validate_json(data))
         elif event.get_type() == catalog.LOOK:
-            await sessions.look(tenant, LookCommand.model_validate_json(data).session_id, datetime.now(UTC))
+            look = LookCommand.model_validate_json(data)
+            if (said := await idle.said_at(edge.bus, tenant, look.session_id)) is not None:
+                await sessions.look(tenant, look, said)
         elif event.get_type() == catalog.EXPIRE_CLAIMS:
             await claims.expire(edge.bus, edge.blobs, tenant, claims.ExpireCommand.model_validate_json(data))
         else:

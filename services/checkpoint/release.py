@@ -6,6 +6,7 @@ it goes on where the last attempt ended. The run's lease is taken first, so that
 write nothing more.
 """
 
+import contextlib
 from dataclasses import dataclass
 
 import structlog
@@ -54,16 +55,18 @@ class Release:
             run = await self.records.get(RunRecord, tenant, run_id)
         except NotFound:
             return
-        for entry in await self.checkpoints.of_run(tenant, run):
-            await self.checkpoints.change(tenant, entry, deleted=True)
-        await self._release_run(tenant, run)
+        await self._release_run(tenant, run, named=True)
 
-    async def _release_run(self, tenant: str, run: RunRecord) -> None:
-        """Everything of the run but named checkpoints; without any, its record too."""
-        kept = {entry.blob for entry in await self.checkpoints.of_run(tenant, run)}
+    async def _release_run(self, tenant: str, run: RunRecord, *, named: bool = False) -> None:
+        """Everything of the run but named checkpoints, or these too; without any, its record too."""
         stream, root = names.run_stream(run.base), names.run_root(run.base, tenant, run.run_id)
-        if await self.bus.subjects(stream, f"{root}.>"):
-            await self._seize(tenant, run, root)
+        begun = bool(await self.bus.subjects(stream, f"{root}.>"))
+        if begun:
+            await self._seize(tenant, run, root)  # only now does nobody save anything more
+        if named:
+            await self._delete_named(tenant, run)
+        kept = {entry.blob for entry in await self.checkpoints.of_run(tenant, run, surely=True)}
+        if begun:
             for part in ("cmd.*", "result.*", "head", *(() if kept else ("checkpoint.>",)), "lease"):
                 await self.bus.purge(stream, f"{root}.{part}")
         await self._drop_blobs(tenant, run, kept)
@@ -73,6 +76,11 @@ class Release:
         elif not run.closed:
             await self.records.amend(RunRecord, tenant, run.run_id, closed=True)
         await self.bus.tell(names.closed_subject(root))
+
+    async def _delete_named(self, tenant: str, run: RunRecord) -> None:
+        for entry in await self.checkpoints.of_run(tenant, run, surely=True):
+            with contextlib.suppress(NotFound):  # somebody else has deleted it at this moment
+                await self.checkpoints.change(tenant, entry, deleted=True)
 
     @retry(retry=retry_if_exception_type(Conflict), stop=stop_after_attempt(100), reraise=True)
     async def _seize(self, tenant: str, run: RunRecord, root: str) -> None:

@@ -1,27 +1,39 @@
 """What becomes of open sessions: those whose clients have died end, and unnamed weights of the others do not pile up.
 
-A session is dead when nothing was heard of its client for days: no word, no command. Unnamed weights are for sampling
-at once; they go when they are a day old, nobody has sampled from them for a day, and their run has newer ones.
-Repeated, a look does no harm: it goes on where the last attempt ended.
+A session is dead when nothing was heard of its client for days: no word, no command. Days in which the bus was away
+do not count: nobody could be heard. Unnamed weights are for sampling at once; they go when they are a day old, nobody
+has sampled from them for a day, nobody waits to, and their run has newer ones. Times are those of the bus, as far as
+it knows them. Repeated, a look does no harm: it goes on where the last attempt ended.
 """
 
-import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
 
-from events import idle, names, samplers
+from events import envelope, idle, names, samplers
+from events.checkpoints import CheckpointEntry
 from events.commands import ReleaseCommand
 from events.failure import NotFound
-from events.records import RunRecord, SamplerRecord, SessionRecord
-from events.streams import RESULTS, SAMPLE
+from events.idle import LookCommand
+from events.records import KINDS, RunRecord, SamplerRecord, SessionRecord
+from events.streams import RECORDS, RESULTS, SAMPLE
 from rekindle.types import TinkerPath
 from services.checkpoint.release import Release
 
 log = structlog.get_logger(__name__)
 FRESH = timedelta(days=1)
-"""Samplers that were used, or made, this recently are wanted. Results of samples are kept for a day."""
+"""Weights that were written, or sampled from, this recently are wanted. Results of samples are kept for a day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Unnamed weights, and the samplers that were opened for them."""
+
+    entry: CheckpointEntry
+    written: datetime
+    """When the entry came to be as it is."""
+    samplers: list[SamplerRecord]
 
 
 @dataclass(slots=True)
@@ -32,21 +44,32 @@ class Sessions:
     patience: timedelta
     """How long nothing may be heard of one."""
 
-    async def look(self, tenant: str, session_id: str, now: datetime) -> None:
+    async def look(self, tenant: str, command: LookCommand, now: datetime) -> None:
         """End the session if its client is dead, else drop what it does not need, and look again. Raises
         BusUnavailable.
+
+        now: when the bus said so, however long ago that is.
         """
+        late = command.is_late(now)
         try:
-            session = await self.release.records.get(SessionRecord, tenant, session_id)
-            if session.ended is None and now - await self._last_heard(tenant, session) > self.patience:
+            session = await self.release.records.get(SessionRecord, tenant, command.session_id)
+            if session.ended is None and not late and await self._is_dead(tenant, session, now):
                 session = await self._end(tenant, session)
         except NotFound:
             return
         if session.ended is not None:
-            await self.release(tenant, ReleaseCommand(session_id=session_id))
+            await self.release(tenant, ReleaseCommand(session_id=session.session_id))
             return
-        await self._drop_weights(tenant, session_id, now)
-        await idle.plan_look(self.release.bus, tenant, session_id, now)
+        await idle.plan_look(
+            self.release.bus, tenant, session.session_id, now
+        )  # whatever becomes of the rest
+        if not late:
+            await self._drop_weights(tenant, session.session_id, now)
+
+    # Sessions whose clients are dead
+
+    async def _is_dead(self, tenant: str, session: SessionRecord, now: datetime) -> bool:
+        return now - await self._last_heard(tenant, session) > self.patience
 
     async def _end(self, tenant: str, session: SessionRecord) -> SessionRecord:
         """What stands then: not ended, if the client was heard meanwhile. Raises NotFound."""
@@ -62,47 +85,79 @@ class Sessions:
 
     async def _last_heard(self, tenant: str, session: SessionRecord) -> datetime:
         """By the client's word, or the newest command or result of what is the session's."""
-        times = [session.created, *([session.seen] if session.seen else [])]
+        id, times = session.session_id, [session.created, *([session.seen] if session.seen else [])]
+        times += await self._newest(RECORDS, names.record_subject(KINDS[SessionRecord], tenant, id))
         for run in await self.release.records.all(RunRecord, tenant):
-            if run.session_id == session.session_id:
+            if run.session_id == id:
                 root = names.run_root(run.base, tenant, run.run_id)
                 times += await self._newest(names.run_stream(run.base), f"{root}.>")
-        for sampler in await self._samplers(tenant, session.session_id):
-            times += [sampler.created, *await self._used(tenant, sampler)]
+        for sampler in await self.release.records.all(SamplerRecord, tenant):
+            if sampler.session_id == id:
+                asked = await self._asked(tenant, sampler)
+                times += [sampler.created, *asked, *await self._answered(tenant, sampler)]
         return max(times)
 
-    async def _samplers(self, tenant: str, session_id: str) -> list[SamplerRecord]:
-        found = await self.release.records.all(SamplerRecord, tenant)
-        return [sampler for sampler in found if sampler.session_id == session_id]
+    async def _asked(self, tenant: str, sampler: SamplerRecord) -> list[datetime]:
+        """When it was last asked for what it has not answered; none: it has answered all."""
+        subjects = names.sampler_filter(sampler.base, tenant, sampler.owner, sampler.sampler_id)
+        return await self._newest(SAMPLE, subjects)
 
-    async def _used(self, tenant: str, sampler: SamplerRecord) -> list[datetime]:
-        """When it was last asked, and when it last answered, as far as that is kept."""
-        id = sampler.sampler_id
-        asked = await self._newest(SAMPLE, names.sampler_filter(sampler.base, tenant, sampler.owner, id))
-        return asked + await self._newest(RESULTS, names.result_filter("sample", tenant, id))
+    async def _answered(self, tenant: str, sampler: SamplerRecord) -> list[datetime]:
+        """When it last answered, as far as that is kept."""
+        return await self._newest(RESULTS, names.result_filter("sample", tenant, sampler.sampler_id))
 
     async def _newest(self, stream: str, subjects: str) -> list[datetime]:
         stored = await self.release.bus.last(stream, subjects)
         return [] if stored is None else [stored.time]
 
-    async def _drop_weights(self, tenant: str, session_id: str, now: datetime) -> None:
-        found = sorted(await self._samplers(tenant, session_id), key=lambda one: one.created)
-        newest = {one.owner: one.path for one in found if one.ephemeral}
-        wanted = {*newest.values(), *(one.path for one in found if not one.ephemeral)}
-        for sampler in found:
-            if sampler.path not in wanted and not await self._is_fresh(tenant, sampler, now):
-                await self._drop(tenant, sampler)
+    # Unnamed weights
 
-    async def _is_fresh(self, tenant: str, sampler: SamplerRecord, now: datetime) -> bool:
-        times = [sampler.created, *await self._used(tenant, sampler)]
+    async def _drop_weights(self, tenant: str, session_id: str, now: datetime) -> None:
+        everybodys = await self.release.records.all(SamplerRecord, tenant)
+        unnamed: dict[str, list[SamplerRecord]] = {}
+        for one in everybodys:
+            if one.ephemeral and one.session_id == session_id and one.path is not None:
+                unnamed.setdefault(one.path, []).append(one)
+        found = [weights for path in unnamed if (weights := await self._weights(tenant, path, unnamed[path]))]
+        alive = sorted((one.entry for one in found if one.entry.alive()), key=lambda entry: entry.number)
+        newest = {entry.run_id: entry.path for entry in alive}
+        others = {one.path for one in everybodys if one not in unnamed.get(one.path or "", [])}
+        for weights in found:
+            if weights.entry.path in others or weights.entry.path in newest.values():
+                continue
+            if not await self._is_fresh(tenant, weights, now):
+                await self._drop(tenant, weights)
+
+    async def _weights(self, tenant: str, path: str, opened: list[SamplerRecord]) -> Weights | None:
+        """None where they have not been saved yet."""
+        where = TinkerPath.parse(path)
+        try:
+            run = await self.release.records.get(RunRecord, tenant, where.run_id)
+        except NotFound:
+            return None  # they went with their run
+        subject = names.checkpoint_subject(run.base, tenant, run.run_id, where.kind, where.name)
+        stored = await self.release.bus.last(names.run_stream(run.base), subject)
+        if stored is None:
+            return None
+        entry = CheckpointEntry.model_validate_json(envelope.data_of(stored.event))
+        return Weights(entry, stored.time, opened)
+
+    async def _is_fresh(self, tenant: str, weights: Weights, now: datetime) -> bool:
+        times = [weights.written] if weights.entry.alive() else []
+        for sampler in weights.samplers:
+            if await self._asked(tenant, sampler):
+                return True  # it will be answered, however late
+            times += [sampler.created, *await self._answered(tenant, sampler)]
         return any(now - time <= FRESH for time in times)
 
-    async def _drop(self, tenant: str, sampler: SamplerRecord) -> None:
-        release = self.release
-        assert sampler.path is not None, "unnamed weights have a path all the same"
-        with contextlib.suppress(NotFound):  # dropped before, or never saved
-            entry = await release.checkpoints.find(tenant, TinkerPath.parse(sampler.path))
-            await release.checkpoints.change(tenant, entry, deleted=True)
-            await release.blobs.delete(entry.blob)
-        await samplers.close(release.bus, release.blobs, release.records, tenant, sampler)
-        log.info("weights.dropped", path=sampler.path)
+    async def _drop(self, tenant: str, weights: Weights) -> None:
+        release, entry = self.release, weights.entry
+        try:
+            if entry.alive():
+                await release.checkpoints.change(tenant, entry, deleted=True)
+        except NotFound:
+            return  # saved over at this moment, or somebody else drops it
+        await release.blobs.delete(entry.blob)
+        for sampler in weights.samplers:
+            await samplers.close(release.bus, release.blobs, release.records, tenant, sampler)
+        log.info("weights.dropped", path=entry.path)

@@ -69,8 +69,8 @@ async def create_session(request: Request, edge: EdgeDep, tenant: TenantDep) -> 
         project_id=wanted.project_id,
         display_name=wanted.display_name,
     )
+    await idle.plan_look(edge.bus, tenant, session.session_id, session.created)  # first: none is forgotten
     await edge.records.create(tenant, session.session_id, session)
-    await idle.plan_look(edge.bus, tenant, session.session_id, session.created)
     return CreateSessionResponse(session_id=session.session_id).model_dump(exclude_none=True)
 
 

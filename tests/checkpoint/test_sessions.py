@@ -1,5 +1,6 @@
 """Open sessions whose clients have died end by themselves; those that live keep what they need and no more."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,9 @@ from events import envelope, idle, ids, names
 from events.blobs import FolderBlobs
 from events.bus import Bus
 from events.checkpoints import CheckpointEntry, Checkpoints, entry_event
-from events.failure import NotFound
+from events.failure import BlobsUnavailable, NotFound
+from events.idle import LookCommand
+from events.reads import Stored
 from events.record_store import Records
 from events.records import LoraShape, RunRecord, SamplerRecord, SessionRecord
 from events.streams import CHECKPOINT, RESULTS
@@ -60,9 +63,28 @@ class Home:
         )
         await self.records.create(T, self.run, run)
 
-    async def sampler(self, number: int, *, named: bool = False, at: datetime = NOW) -> SamplerRecord:
+    async def sampler(
+        self,
+        number: int,
+        *,
+        named: bool = False,
+        at: datetime = NOW,
+        called: str | None = None,
+        saved: bool = True,
+    ) -> SamplerRecord:
         """With its weights, unnamed unless said."""
-        path = TinkerPath(self.run, "sampler_weights", f"kept-{number}" if named else f"unnamed-{number:06d}")
+        name = called or (f"kept-{number}" if named else f"unnamed-{number:06d}")
+        path = TinkerPath(self.run, "sampler_weights", name)
+        if saved:
+            await self.save(path, number, named, at)
+        sampler = SamplerRecord(
+            sampler_id=ids.sampler_id(self.session, number), session_id=self.session, base=BASE,
+            path=str(path), ephemeral=not named, created=at,
+        )  # fmt: skip
+        return await self.records.create(T, sampler.sampler_id, sampler)
+
+    async def save(self, path: TinkerPath, number: int, named: bool, at: datetime) -> None:
+        """As the run's trainer."""
         blob = f"{names.token(T)}/{self.session}/{path.name}"
         await self.blobs.put(blob, b"weights")
         entry = CheckpointEntry(
@@ -71,11 +93,6 @@ class Home:
         )  # fmt: skip
         subject = names.checkpoint_subject(BASE, T, self.run, "sampler_weights", path.name)
         await self.bus.append(subject, entry_event(T, "train", entry))
-        sampler = SamplerRecord(
-            sampler_id=ids.sampler_id(self.session, number), session_id=self.session, base=BASE,
-            path=str(path), ephemeral=not named, created=at,
-        )  # fmt: skip
-        return await self.records.create(T, sampler.sampler_id, sampler)
 
     async def has(self, sampler: SamplerRecord) -> bool:
         """Whether the sampler and its weights are there, both or none."""
@@ -88,6 +105,22 @@ class Home:
                 await Checkpoints(self.bus, self.records).find(T, entry)
             return False
         return True
+
+    async def look(self, at: datetime, due: datetime | None = None) -> None:
+        await self.sessions.look(T, LookCommand(session_id=self.session, due=due), at)
+
+    async def ask(self, sampler: SamplerRecord) -> None:
+        """Queue a sample that nobody draws."""
+        event = envelope.make_event("test", id="1", tenant=T, service="sample", subject="s", data=b"{}")
+        await self.bus.append(names.sample_subject(BASE, T, self.run, sampler.sampler_id, 0), event)
+
+    async def answer(self, sampler: SamplerRecord) -> datetime:
+        """Have a sample drawn; when that was."""
+        result = envelope.make_event("test", id="1", tenant=T, service="sample", subject="s", data=b"{}")
+        await self.bus.append(names.result_subject("sample", T, sampler.sampler_id, 0), result)
+        answered = await self.bus.last(RESULTS, names.result_filter("sample", T, sampler.sampler_id))
+        assert answered is not None
+        return answered.time
 
     async def is_planned(self) -> bool:
         later = names.later_subject(names.look_subject(T, self.session))
@@ -115,7 +148,7 @@ async def test_a_session_of_which_nothing_was_heard_for_days_ends_with_all_that_
 ) -> None:
     sampler = await home.sampler(1)
     await idle.plan_look(home.bus, T, home.session, NOW)
-    await home.sessions.look(T, home.session, DAYS_8)
+    await home.look(DAYS_8)
     assert await home.standing() is None and not await home.is_planned()
     with pytest.raises(NotFound):
         await home.records.get_anew(SamplerRecord, T, sampler.sampler_id)
@@ -125,7 +158,7 @@ async def test_a_session_of_which_nothing_was_heard_for_days_ends_with_all_that_
 
 async def test_its_named_checkpoints_stay(home: Home) -> None:
     named = await home.sampler(1, named=True)
-    await home.sessions.look(T, home.session, DAYS_8)
+    await home.look(DAYS_8)
     standing = await home.standing()
     assert standing is not None and standing.ended == "expired"
     await Checkpoints(home.bus, home.records).find(T, TinkerPath.parse(str(named.path)))
@@ -135,7 +168,7 @@ async def test_a_client_that_was_heard_keeps_its_session_and_is_looked_after_aga
     session = await home.standing()
     assert session is not None
     await idle.notice(home.records, T, session, NOW + timedelta(days=6))
-    await home.sessions.look(T, home.session, DAYS_8)
+    await home.look(DAYS_8)
     standing = await home.standing()
     assert standing is not None and standing.ended is None and await home.is_planned()
 
@@ -153,14 +186,14 @@ async def test_a_word_is_kept_once_an_hour(home: Home) -> None:
 async def test_a_command_is_a_sign_of_life_too(home: Home) -> None:
     """The entry that the run's log got just now is within the patience of a look in six days."""
     await home.sampler(1)
-    await home.sessions.look(T, home.session, datetime.now(UTC) + timedelta(days=6, hours=23))
+    await home.look(datetime.now(UTC) + timedelta(days=6, hours=23))
     assert (await home.standing()) is not None
 
 
 async def test_a_client_that_speaks_while_it_is_being_ended_goes_on(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sessions, heard = home.sessions, DAYS_8 - timedelta(minutes=1)
+    heard = DAYS_8 - timedelta(minutes=1)
     last_heard = Sessions._last_heard
 
     async def late(self: Sessions, tenant: str, session: SessionRecord) -> datetime:
@@ -169,7 +202,7 @@ async def test_a_client_that_speaks_while_it_is_being_ended_goes_on(
         return found
 
     monkeypatch.setattr(Sessions, "_last_heard", late)
-    await sessions.look(T, home.session, DAYS_8)
+    await home.look(DAYS_8)
     standing = await home.standing()
     assert standing is not None and (standing.ended, standing.seen) == (None, heard)
     assert await home.is_planned()
@@ -180,13 +213,10 @@ async def test_unnamed_weights_go_a_day_later_but_for_the_newest_and_those_in_us
     named = await home.sampler(4, named=True)
     reader = shared.model_copy(update={"sampler_id": ids.sampler_id(home.session, 9), "ephemeral": False})
     await home.records.create(T, reader.sampler_id, reader)
-    await home.sessions.look(T, home.session, NOW + timedelta(hours=23))
+    await home.look(NOW + timedelta(hours=23))
     assert all([await home.has(one) for one in (old, used, shared, newest, named)])
-    result = envelope.make_event("test", id="1", tenant=T, service="sample", subject="s", data=b"{}")
-    await home.bus.append(names.result_subject("sample", T, used.sampler_id, 0), result)
-    answered = await home.bus.last(RESULTS, names.result_filter("sample", T, used.sampler_id))
-    assert answered is not None
-    await home.sessions.look(T, home.session, answered.time + timedelta(hours=24))
+    answered = await home.answer(used)
+    await home.look(answered + timedelta(hours=24))
     assert [await home.has(one) for one in (old, used, shared, newest, named)] == [
         False,
         True,
@@ -194,12 +224,121 @@ async def test_unnamed_weights_go_a_day_later_but_for_the_newest_and_those_in_us
         True,
         True,
     ]
-    await home.sessions.look(T, home.session, answered.time + timedelta(hours=25))
+    await home.look(answered + timedelta(hours=25))
     assert [await home.has(one) for one in (used, shared, newest, named)] == [False, True, True, True]
 
 
 async def test_a_session_that_is_over_is_no_longer_looked_after(home: Home) -> None:
-    await home.sessions.look(T, "nobody", NOW)
-    await home.sessions.look(T, home.session, DAYS_8)
-    await home.sessions.look(T, home.session, DAYS_8)
+    await home.sessions.look(T, LookCommand(session_id="nobody"), NOW)
+    await home.look(DAYS_8)
+    await home.look(DAYS_8)
     assert not await home.is_planned()
+
+
+async def test_days_in_which_the_bus_was_away_end_no_session_and_drop_no_weights(home: Home) -> None:
+    """The look that was due meanwhile comes before the client has had a chance to say a word."""
+    old, _ = await home.sampler(1), await home.sampler(2)
+    await home.look(DAYS_8, due=NOW + timedelta(days=1))
+    standing = await home.standing()
+    assert standing is not None and standing.ended is None and await home.is_planned()
+    assert await home.has(old)
+    await home.look(DAYS_8, due=DAYS_8 - timedelta(seconds=5))
+    assert await home.standing() is None
+
+
+async def test_the_clock_of_a_gateway_that_is_days_behind_ends_no_session(home: Home) -> None:
+    """The bus knows when its word came."""
+    session = await home.standing()
+    assert session is not None
+    behind = {"created": NOW - timedelta(days=30), "seen": NOW - timedelta(days=30)}
+    await home.records.replace(T, home.session, session.model_copy(update=behind))
+    await home.look(NOW + timedelta(days=6))
+    standing = await home.standing()
+    assert standing is not None and standing.ended is None
+
+
+async def test_a_look_has_the_time_of_the_bus_until_somebody_has_done_it(home: Home) -> None:
+    assert await idle.said_at(home.bus, T, home.session) is None
+    await idle.plan_look(home.bus, T, home.session, datetime.now(UTC) - idle.LOOK)
+    async with asyncio.timeout(30):
+        while (said := await idle.said_at(home.bus, T, home.session)) is None:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.02)
+    assert said >= NOW
+    await home.bus.purge(CHECKPOINT, names.look_subject(T, home.session))
+    assert await idle.said_at(home.bus, T, home.session) is None
+
+
+async def test_weights_that_one_of_several_samplers_uses_stay_for_it(home: Home) -> None:
+    idles, busy = [await home.sampler(n, called="inflight") for n in (1, 2)]
+    await home.sampler(3)
+    answered = await home.answer(busy)
+    await home.look(answered + timedelta(hours=24))
+    assert await home.has(busy) and await home.has(idles)
+
+
+async def test_weights_that_somebody_waits_to_sample_from_stay_however_long(home: Home) -> None:
+    waited, _ = await home.sampler(1), await home.sampler(2)
+    await home.ask(waited)
+    await home.look(DAYS_2)
+    assert await home.has(waited)
+
+
+async def test_a_save_that_waits_for_its_trainer_keeps_its_sampler_and_the_newest_there_is(
+    home: Home,
+) -> None:
+    there = await home.sampler(1)
+    coming = [await home.sampler(n, saved=False) for n in (2, 3)]
+    await home.look(DAYS_2)
+    assert await home.has(there)
+    for sampler in coming:
+        assert await home.records.get_anew(SamplerRecord, T, sampler.sampler_id) == sampler
+
+
+async def test_weights_whose_files_could_not_be_removed_go_the_next_time(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, newest = await home.sampler(1), await home.sampler(2)
+
+    async def refuse(self: FolderBlobs, key: str) -> None:
+        raise BlobsUnavailable("the store is away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(FolderBlobs, "delete", refuse)
+        with pytest.raises(BlobsUnavailable):
+            await home.look(DAYS_2)
+    assert await home.is_planned(), "it is looked after, whatever becomes of this look"
+    await home.look(DAYS_2)
+    assert (await home.has(old), await home.has(newest)) == (False, True)
+
+
+async def test_a_checkpoint_that_is_saved_while_its_session_is_released_stays(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the run's lease is taken its trainer may still answer a save."""
+    seize, path = Release._seize, TinkerPath(home.run, "sampler_weights", "kept")
+    await home.sampler(1)
+
+    async def late(self: Release, tenant: str, run: RunRecord, root: str) -> None:
+        await home.save(path, 2, True, NOW)
+        await seize(self, tenant, run, root)
+
+    monkeypatch.setattr(Release, "_seize", late)
+    await home.look(DAYS_8)
+    entry = await Checkpoints(home.bus, home.records).find(T, path)
+    assert await home.blobs.get(f"{names.token(T)}/{home.session}/{path.name}") and not entry.deleted
+
+
+async def test_a_replica_that_lags_hides_no_checkpoint_from_a_release(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = await home.sampler(1, named=True)
+
+    async def nothing_yet(self: Bus, stream: str, subjects: list[str]) -> list[Stored]:
+        found = await last_of(self, stream, subjects)
+        return [one for one in found if ".checkpoint." not in one.subject]
+
+    last_of = Bus._last_of
+    monkeypatch.setattr(Bus, "_last_of", nothing_yet)
+    monkeypatch.setattr(home.bus, "_replicas", 3)
+    await home.look(DAYS_8)
+    await Checkpoints(home.bus, home.records).find(T, TinkerPath.parse(str(named.path)))
