@@ -5,12 +5,17 @@ import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
+from cloudevents.core.v1.event import CloudEvent
 
+from events import envelope, idle, names
 from events.bus import Bus
 from events.checkpoints import CheckpointEntry, Checkpoints
 from events.failure import NotFound
+from events.idle import LookCommand
 from events.record_store import Records
+from events.streams import CHECKPOINT
 from rekindle.types import TinkerPath
 from services.local import nats_server
 from tests.e2e.conftest import connected
@@ -92,3 +97,36 @@ async def _planned(stack: Stack) -> list[str]:
         return list(await bus.subjects("CHECKPOINT", "later.checkpoint.>"))
     finally:
         await bus.close()
+
+
+def test_an_open_session_is_looked_after_when_the_bus_says_so_and_then_again(stack: Stack) -> None:
+    body = {"tags": [], "sdk_version": "0", "type": "create_session"}
+    answer = httpx.post(f"{stack.url}/api/v1/create_session", json=body, trust_env=False).raise_for_status()
+    session = str(answer.json()["session_id"])
+    asyncio.run(asyncio.wait_for(_looked_after(stack, session), SECONDS))
+    listed = httpx.get(f"{stack.url}/api/v1/sessions/{session}", trust_env=False)
+    assert listed.status_code == 200
+
+
+async def _looked_after(stack: Stack, session: str) -> None:
+    """Have the next look come now; return when the one after it is planned."""
+    bus = await Bus.connect(nats_server.address(stack.data_dir).url, name="auditor")
+    later = names.later_subject(names.look_subject(TENANT, session))
+    try:
+        assert await bus.last(CHECKPOINT, later) is not None, "planned with the session"
+        await idle.plan_look(bus, TENANT, session, datetime.now(UTC) - idle.LOOK)
+        while True:
+            planned = await bus.last(CHECKPOINT, later)
+            if planned is not None and _due(planned.event) > datetime.now(UTC) + timedelta(hours=23):
+                break
+            await asyncio.sleep(0.05)
+        while await bus.last(CHECKPOINT, names.look_subject(TENANT, session)) is not None:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.05)
+    finally:
+        await bus.close()
+
+
+def _due(event: CloudEvent) -> datetime:
+    due = LookCommand.model_validate_json(envelope.data_of(event)).due
+    assert due is not None
+    return due
