@@ -168,13 +168,16 @@ class Checkpoints:
     async def expire(self, tenant: str, entry: CheckpointEntry) -> str | None:
         """Mark an entry deleted whose time has passed; returns the blob to remove.
 
-        None when there is none: it was given more time, which is planned, or it was deleted, or saved over.
+        None when there is none: it was given more time, which is planned, or it was saved over. Of one that is marked
+        already the blob may still be there: whoever marked it may have died over that.
         """
         subject = names.checkpoint_subject(entry.base, tenant, entry.run_id, entry.kind, entry.name)
         while (stored := await self._bus.last(names.run_stream(entry.base), subject)) is not None:
             standing = _entry(stored)
-            if standing.number != entry.number or standing.deleted:
+            if standing.number != entry.number:
                 return None
+            if standing.deleted:
+                return standing.blob
             if standing.alive():
                 await self.plan_expiry(tenant, standing)
                 return None

@@ -27,6 +27,9 @@ class LookCommand(BaseModel):
     session_id: str
     due: datetime | None = None
     """When the bus is to say so, by the clock of who planned it; None: that was not written down."""
+    heard: datetime | None = None
+    """When something was heard of its client, as the look before knew: samples are kept for a day; None: it knew
+    nothing."""
 
     def is_late(self, said: datetime) -> bool:
         """Whether the bus was away when it was due, and with it whoever could have heard a client meanwhile."""
@@ -39,9 +42,11 @@ async def notice(records: Records, tenant: str, session: SessionRecord, now: dat
         await records.amend(SessionRecord, tenant, session.session_id, seen=now)
 
 
-async def plan_look(bus: Bus, tenant: str, session_id: str, now: datetime) -> None:
+async def plan_look(
+    bus: Bus, tenant: str, session_id: str, now: datetime, heard: datetime | None = None
+) -> None:
     """Have the session looked after in a day; planned again, it is then and not before. Raises BusUnavailable."""
-    command = LookCommand(session_id=session_id, due=now + LOOK)
+    command = LookCommand(session_id=session_id, due=now + LOOK, heard=heard)
     event = envelope.make_event(
         catalog.LOOK,
         id=f"{session_id}@{now.isoformat()}",

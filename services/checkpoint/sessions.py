@@ -53,23 +53,20 @@ class Sessions:
         late = command.is_late(now)
         try:
             session = await self.release.records.get(SessionRecord, tenant, command.session_id)
-            if session.ended is None and not late and await self._is_dead(tenant, session, now):
+            heard = max(await self._last_heard(tenant, session), command.heard or session.created)
+            if session.ended is None and not late and now - heard > self.patience:
                 session = await self._end(tenant, session)
         except NotFound:
             return
         if session.ended is not None:
             await self.release(tenant, ReleaseCommand(session_id=session.session_id))
             return
-        await idle.plan_look(
-            self.release.bus, tenant, session.session_id, now
-        )  # whatever becomes of the rest
+        # First, so that it is looked after whatever becomes of the rest.
+        await idle.plan_look(self.release.bus, tenant, session.session_id, now, heard)
         if not late:
             await self._drop_weights(tenant, session.session_id, now)
 
     # Sessions whose clients are dead
-
-    async def _is_dead(self, tenant: str, session: SessionRecord, now: datetime) -> bool:
-        return now - await self._last_heard(tenant, session) > self.patience
 
     async def _end(self, tenant: str, session: SessionRecord) -> SessionRecord:
         """What stands then: not ended, if the client was heard meanwhile. Raises NotFound."""
@@ -84,7 +81,7 @@ class Sessions:
         return await self.release.records.change(SessionRecord, tenant, session.session_id, ended)
 
     async def _last_heard(self, tenant: str, session: SessionRecord) -> datetime:
-        """By the client's word, or the newest command or result of what is the session's."""
+        """By the client's word, or the newest command or result of what is the session's, as far as they are kept."""
         id, times = session.session_id, [session.created, *([session.seen] if session.seen else [])]
         times += await self._newest(RECORDS, names.record_subject(KINDS[SessionRecord], tenant, id))
         for run in await self.release.records.all(RunRecord, tenant):

@@ -79,8 +79,8 @@ async def test_a_repeated_expiry_and_a_newer_save_lose_nothing(stack: Stack) -> 
     path = await asyncio.to_thread(save, stack, "again")
     async with catalogue(stack) as checkpoints:
         entry = await shorten(checkpoints, path, timedelta(seconds=-1))
-        assert await checkpoints.expire(TENANT, entry) == entry.blob
-        assert await checkpoints.expire(TENANT, entry) is None
+        for _ in range(2):  # the first time, its files may not have gone
+            assert await checkpoints.expire(TENANT, entry) == entry.blob
         other = entry.model_copy(update={"number": entry.number + 1})
         assert await checkpoints.expire(TENANT, other) is None
 

@@ -190,6 +190,20 @@ async def test_a_command_is_a_sign_of_life_too(home: Home) -> None:
     assert (await home.standing()) is not None
 
 
+async def test_a_sample_is_a_sign_of_life_for_longer_than_it_is_kept(home: Home) -> None:
+    """Who asks for samples and says nothing else: each look tells the next what it knows."""
+    answered = await home.answer(await home.sampler(1))
+    await home.look(answered + timedelta(hours=12))
+    planned = await home.bus.last(CHECKPOINT, names.later_subject(names.look_subject(T, home.session)))
+    assert planned is not None
+    known = LookCommand.model_validate_json(envelope.data_of(planned.event))
+    assert known.heard is not None and known.heard >= answered
+    heard = known.model_copy(update={"heard": NOW + timedelta(days=5), "due": DAYS_8})
+    await home.sessions.look(T, heard, DAYS_8)
+    standing = await home.standing()
+    assert standing is not None and standing.ended is None
+
+
 async def test_a_client_that_speaks_while_it_is_being_ended_goes_on(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
