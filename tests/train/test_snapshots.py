@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,8 +87,14 @@ async def dies(lab: Lab, part: str, when: str, **options: Any) -> AsyncIterator[
     bus = await Mortal.connect(lab.url, name="mortal")
     assert isinstance(bus, Mortal)
     bus.reached, bus.moment = asyncio.Event(), (part, when)
-    async with lab.worker(bus, **{**AT_ONCE, **options}):
-        yield bus.reached
+    loop = asyncio.get_running_loop()
+    try:
+        with ThreadPoolExecutor() as threads:  # they end with a process: what follows is not to meet one
+            loop.set_default_executor(threads)
+            async with lab.worker(bus, **{**AT_ONCE, **options}):
+                yield bus.reached
+    finally:
+        loop.set_default_executor(ThreadPoolExecutor())
 
 
 async def calm_weights(lab: Lab, lessons: int) -> Any:
