@@ -2,14 +2,14 @@
 
 import base64
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import pytest
 from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events import envelope
+from events import blob_keys, envelope
 
 PRINTABLE = st.text(st.characters(codec="utf-8"), min_size=1, max_size=50)
 VISIBLE = {chr(code) for code in range(0x21, 0x7F)} - {'"'}
@@ -120,3 +120,19 @@ def test_binary_mode_lacking_an_attribute_is_refused() -> None:
 def test_a_reference_to_data_elsewhere_is_kept() -> None:
     headers, body = envelope.to_message(event(b"", dataref="local-x/claims/ab/abcd"))
     assert envelope.from_message(headers, body).get_extension("dataref") == "local-x/claims/ab/abcd"
+
+
+DAY = blob_keys.claims_of_day("A tenant!", date(2026, 11, 22), confined=True)
+PAYLOAD = f"{DAY}/{blob_keys.claim_name('score:ab:1', 'f' * 64)}"
+ODD = [DAY, "reward/", "reward//x", f"{DAY}/", f"{DAY}/..", f"{DAY}/a/b", f"{DAY}/{'a' * 2000}", f"{DAY}/\n"]
+
+
+@pytest.mark.parametrize(
+    "subject", ["facts.t.rollout.scored", "rewards.result.t.score-ab.0", "facts.t.run.started"]
+)
+@pytest.mark.parametrize("key", [PAYLOAD, *ODD])
+def test_payloads_of_the_reward_service_have_no_keys_but_those_that_are_made(subject: str, key: str) -> None:
+    """No store takes the others, or what they name is no blob: whoever reads would fail at that, again and again."""
+    headers, body = envelope.to_message(event(b"", dataref=key))
+    found = envelope.received(subject, headers, body).get_extension("dataref")
+    assert found == (None if key in ODD and subject != "facts.t.run.started" else key)
