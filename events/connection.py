@@ -21,6 +21,8 @@ FOLLOWED_BYTES = 8 * 1024 * 1024
 """Kept of events for one who follows them and does not take them."""
 PENDING_BYTES = 64 * 1024 * 1024
 """Kept of what is sent while the connection is away."""
+ASK_SECONDS = 5.0
+"""How long an answer is waited for."""
 PING_SECONDS = 10
 """How often a silent connection is probed; two lost answers end it."""
 
@@ -74,6 +76,11 @@ class Connection:
         with answering(subject):
             await self.client.publish(subject)
 
+    async def ask(self, subject: str) -> bytes:
+        """What whoever listens there answers. Raises BusUnavailable."""
+        with answering(subject):
+            return (await self.client.request(subject, timeout=ASK_SECONDS)).data
+
     async def answer(self, subject: str, found: Callable[[str], Awaitable[bytes]], group: str) -> None:
         """Answer whoever asks there, one of a group each time, for as long as the connection lasts.
 
@@ -115,9 +122,7 @@ class Connection:
 
 async def _note(error: Exception) -> None:
     """Reconnection is automatic, and operations that fail meanwhile raise where they are awaited."""
-    if "permissions violation" in str(error).lower():
-        log.error("nats.denied", reason=str(error))
-    elif isinstance(error, (OSError, *SILENCE)):
+    if isinstance(error, (OSError, *SILENCE)):
         log.info("nats.away", reason=repr(error))
     else:
         log.error("nats.error", exc_info=error)

@@ -20,6 +20,8 @@ from events import envelope
 from events.bus import Bus
 from events.retry import SILENCE
 
+ACK = "$JS.ACK."
+"""How the subjects begin on which deliveries are acknowledged."""
 EXPIRES = 30.0
 """Seconds that a request for messages stays open at the server."""
 
@@ -145,12 +147,12 @@ class Puller:
 
     async def _received(self, message: Msg) -> None:
         status = (message.headers or {}).get("Status")
-        if status is None:
+        if message.reply.startswith(ACK):  # what was stored may have a header of that name, too
             self._outstanding = max(0, self._outstanding - 1)
             delivery = _delivery(message)
             self.pending = delivery.pending
             self._put(delivery)
-        elif status != "100":  # 100 is a heartbeat
+        elif status is not None and status != "100":  # 100 is a heartbeat
             self._ended(status, message)
 
     def _ended(self, status: str, message: Msg) -> None:

@@ -6,9 +6,10 @@ Promises: a read sees every write that was acknowledged before it, on replicated
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from cloudevents.core.v1.event import CloudEvent
@@ -31,7 +32,7 @@ WALK_PAGE = 64
 """Entries read by one batched get of a walk; they may be large."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stored:
     """One entry of a stream."""
 
@@ -40,7 +41,13 @@ class Stored:
     """Its place in the stream."""
     time: datetime
     """When the stream stored it."""
-    event: CloudEvent
+    headers: Mapping[str, str]
+    data: bytes
+
+    @cached_property
+    def event(self) -> CloudEvent:
+        """Raises as `envelope.received` for what is none."""
+        return envelope.received(self.subject, self.headers, self.data)
 
 
 class Reads(Connection):
@@ -80,9 +87,8 @@ class Reads(Connection):
                 if await self._exists(stream):
                     raise
                 return None
-        headers = reply.headers or {}
-        status = headers.get("Status", "")
-        if status and not status.startswith("404"):
+        headers, status = reply.headers or {}, _status(reply)
+        if status not in ("", "404"):
             raise BusUnavailable(f"{stream}: {status} {headers.get('Description', '')}")
         return None if status else _stored(headers, reply.data)
 
@@ -95,8 +101,8 @@ class Reads(Connection):
             except NotFoundError:
                 return None
         assert found.subject and found.seq, "an entry has its place"
-        event = envelope.received(found.subject, found.headers, found.data or b"")
-        return Stored(found.subject, found.seq, parse_time(str(found.time)), event)
+        time = parse_time(str(found.time))
+        return Stored(found.subject, found.seq, time, found.headers or {}, found.data or b"")
 
     async def _exists(self, stream: str) -> bool:
         try:
@@ -187,11 +193,6 @@ class Reads(Connection):
             if not page or len(found) >= reply.get("total", 0):
                 return found
 
-    async def ask(self, subject: str) -> bytes:
-        """What whoever listens there answers."""
-        with answering(subject):
-            return (await self.client.request(subject, timeout=self._timeout)).data
-
     async def end(self, stream: str) -> int:
         """Place of the newest entry; 0 when there never was one."""
         with answering(stream):
@@ -203,7 +204,8 @@ def _stored(headers: dict[str, str], data: bytes) -> Stored:
         subject=headers["Nats-Subject"],
         sequence=int(headers["Nats-Sequence"]),
         time=parse_time(headers["Nats-Time-Stamp"]),
-        event=envelope.received(headers["Nats-Subject"], headers, data),
+        headers=headers,
+        data=data,
     )
 
 
@@ -215,4 +217,6 @@ def parse_time(text: str) -> datetime:
 
 
 def _status(reply: Msg) -> str:
-    return (reply.headers or {}).get("Status", "").partition(" ")[0]
+    """What the server says in place of an entry; an entry may have a header of that name, too."""
+    headers = reply.headers or {}
+    return "" if "Nats-Subject" in headers else headers.get("Status", "").partition(" ")[0]

@@ -3,9 +3,8 @@
 A work queue's backlog is what lies in it, since what is acknowledged leaves it; in tokens where commands say how many
 they may take. Facts that triggers have not seen count for the data service, which looks at them. What is mostly waiting
 counts for next to nothing: an RL run that the data service drives, a shard that somebody outside scores. A trainer's is
-its runs that have a command which can run
-and has no result; a run whose next command waits for a missing number counts from the time at which that number is
-given up.
+its runs that have a command which can run and has no result; a run whose next command waits for a missing number counts
+from the time at which that number is given up.
 """
 
 from collections import defaultdict
@@ -14,12 +13,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from events import catalog, envelope, names, triggers
+import structlog
+from cloudevents.core.exceptions import BaseCloudEventException
+
+from events import catalog, envelope, ids, names, triggers
 from events.bus import Bus
 from events.platform import ServiceSpec
 from events.reads import Stored
 from events.streams import CHECKPOINT, DATA, REWARD, SAMPLE
 from events.worker import MOST_OUTSIDE
+
+log = structlog.get_logger(__name__)
 
 TOKENS = "ce-tokens"
 """Header of a command: tokens that it may take."""
@@ -72,7 +76,7 @@ class Backlog(Protocol):
         ...
 
     async def waiting(self, before: datetime) -> list[Stored]:
-        """The commands stored before then that have no result, oldest first."""
+        """The commands stored before then that have no result, oldest first; none that cannot be read."""
         ...
 
 
@@ -114,7 +118,7 @@ class QueueBacklog:
 
     async def waiting(self, before: datetime) -> list[Stored]:
         found = [one async for one in self._bus.walk(self._place.stream, self._place.filter)]
-        return [one for one in found if one.time < before]
+        return [one for one in found if one.time < before and _is_readable(one)]
 
 
 class DataBacklog(QueueBacklog):
@@ -214,6 +218,19 @@ class RunBacklog:
         subjects = [f"{root}.cmd.{n}" for root, numbers in unresolved.items() for n in numbers]
         stored = [await self._bus.first(self._stream, subject) for subject in subjects]
         return [one for one in stored if one is not None and _is_command(one) and one.time < before]
+
+
+def _is_readable(stored: Stored) -> bool:
+    """Whether it can be a command of ours: where a service was broken into, anything may lie in its queue."""
+    try:
+        event = stored.event
+        names.tenant_of(event.get_source())
+        if catalog.BY_TYPE[event.get_type()].result is not None:
+            ids.split_future_id(event.get_id())
+    except (ValueError, LookupError, RecursionError, BaseCloudEventException) as error:
+        log.error("command.unreadable", subject=stored.subject, reason=repr(error))
+        return False
+    return True
 
 
 def _is_command(stored: Stored) -> bool:

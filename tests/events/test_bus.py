@@ -245,6 +245,29 @@ async def test_what_is_appended_for_later_arrives_then_and_once(bus: Bus, unique
     await puller.close()
 
 
+async def test_an_entry_may_have_a_header_by_which_the_server_says_that_there_is_none(
+    bus: Bus, unique: str
+) -> None:
+    subjects = [f"data.{unique}.owner.{number}" for number in (1, 2)]
+    for subject in subjects:
+        await bus.append(subject, event(id_=subject), headers={"Status": "404 Message Not Found"})
+    for subject in subjects:
+        stored = await bus.first("DATA", subject)
+        assert stored is not None and stored.event.get_id() == subject
+    assert [one.subject async for one in bus.walk("DATA", f"data.{unique}.>")] == subjects
+    filter_ = f"data.{unique}.>"
+    config = ConsumerConfig(durable_name=unique, filter_subject=filter_, ack_policy=AckPolicy.EXPLICIT)
+    await bus.ensure_consumer("DATA", config)
+    puller = await Puller(bus, "DATA", unique).start()
+    await puller.want(2)
+    for subject in subjects:
+        delivery = await puller.next(timeout=20.0)
+        assert delivery is not None and delivery.event.get_id() == subject
+    await puller.close()
+    await bus.remove_consumer("DATA", unique)
+    await bus.purge("DATA", filter_)
+
+
 async def test_the_connection_outlives_a_puller_whose_end_is_cut_short(bus: Bus, unique: str) -> None:
     config = ConsumerConfig(durable_name=unique, filter_subject=f"data.{unique}.>")
     await bus.ensure_consumer("DATA", config)

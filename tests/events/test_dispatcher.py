@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from cloudevents.core.v1.event import CloudEvent
 from prometheus_client import REGISTRY
 
 from events import catalog, envelope, ids, liveness, names
@@ -35,7 +36,7 @@ from events.reads import Stored
 from events.record_store import Records
 from events.records import LoraShape, RunRecord, SamplerRecord, ServiceRecord
 from events.runlog import RunLog
-from events.scoring import SHARD_ITEMS, commands_of, submit
+from events.scoring import SHARD_ITEMS, SHARDING, commands_of, submit
 from events.streams import CHECKPOINT, DATA, REWARD, SAMPLE
 from events.tasks import end
 from events.worker import MOST_OUTSIDE
@@ -551,6 +552,27 @@ async def test_a_verdict_fails_what_waits_and_not_what_comes_later(lab: Lab, stu
             names.sample_subject(lab.base, TENANT, lab.base, sampler, 1)
         ]
         await until(lambda: stub.held == 4)  # both of both are tried again, for what came later
+
+
+async def test_what_cannot_be_read_in_a_queue_ends_no_dispatcher(
+    lab: Lab, stub: Service, unique: str
+) -> None:
+    """Where the reward service was broken into, anything may lie there."""
+    request, ours = f"score:{unique}", "/rekindle/t/x"
+    spec = ServiceSpec(name=f"reward-{unique}", kind="reward", url=stub.url)
+    odd = [("1", ours, catalog.SCORE), (f"{request}:1", "x", catalog.SCORE), (f"{request}:1", ours, "odd")]
+    for shard, (id, source, type_) in enumerate(odd, start=11):
+        event = CloudEvent({"id": id, "source": source, "type": type_}, b"")
+        await lab.bus.append(names.reward_subject(lab.base, request, shard), event)
+    await lab.bus.js.publish(names.reward_subject(lab.base, request, 14), b"[" * 100_000)
+    await SHARDING.submit(lab.bus, lab.blobs, lab.base, request, [b"{}"], digest="")
+    verdict = Verdict(at=datetime.now(UTC) + timedelta(seconds=0.05), reason="no memory")
+    await asyncio.sleep(0.1)
+    lab.platform.found = {spec.name: ServiceStatus(state="failed", verdict=verdict)}
+    async with lab.dispatching(spec):
+        found = await lab.futures.wait(lab.base, ids.future_id(request, 0), 20.0)
+        assert isinstance(found, Failure) and "no memory" in found.message
+    await lab.bus.purge(REWARD, f"reward.{names.token(lab.base)}.>")
 
 
 class SlowlyJudged(SlowBacklog):
