@@ -126,14 +126,13 @@ class Watcher:
     async def _look_at(self, trigger: Trigger, delivery: Delivery) -> None:
         """Queue the command of a fact that fits; then it has been seen."""
         try:
-            fact = await self._whole(delivery.event)
-            data = envelope.json_of(fact)
-        except (ValueError, BaseCloudEventException, NotFound) as error:
+            command = _command_of(trigger, await self._whole(delivery.event))
+        except (ValueError, RecursionError, BaseCloudEventException, NotFound) as error:
             log.error("fact.unreadable", subject=delivery.subject, exc_info=error)
             await delivery.message.term()
             return
-        if isinstance(data, dict) and trigger.record.spec.fits(data):
-            await self._queue(trigger, fact)
+        if command is not None:
+            await self._queue(trigger.tenant, command)
         await delivery.message.ack()
 
     @until_available
@@ -141,8 +140,15 @@ class Watcher:
         return await claims.unclaimed(self._edge.blobs, event)
 
     @until_available
-    async def _queue(self, trigger: Trigger, fact: CloudEvent) -> None:
-        await submit(self._edge, trigger.tenant, fire(trigger, fact).command(trigger.tenant))
+    async def _queue(self, tenant: str, command: CloudEvent) -> None:
+        await submit(self._edge, tenant, command)
+
+
+def _command_of(trigger: Trigger, fact: CloudEvent) -> CloudEvent | None:
+    """Of a fact that fits. Raises ValueError or RecursionError for one that is no JSON of ours."""
+    data = envelope.json_of(fact)
+    fits = isinstance(data, dict) and trigger.record.spec.fits(data)
+    return fire(trigger, fact).command(trigger.tenant) if fits else None
 
 
 class Triggers:

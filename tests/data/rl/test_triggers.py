@@ -9,7 +9,7 @@ import pytest
 from cloudevents.core.v1.event import CloudEvent
 from structlog.testing import capture_logs
 
-from events import catalog, triggers
+from events import catalog, envelope, names, triggers
 from events.claims import CLAIM_BYTES
 from events.dispatcher.backlog import backlog_of
 from events.failure import BlobsUnavailable
@@ -98,6 +98,26 @@ async def test_a_fact_that_fits_starts_one_run_however_often_it_comes(town: Town
 
 async def _is(reading: Any, wanted: object) -> bool:
     return bool(await reading == wanted)
+
+
+@pytest.mark.parametrize("depth", [500, 100_000])
+async def test_a_fact_that_nobody_can_read_holds_up_no_other(town: Town, name: str, depth: int) -> None:
+    await starting(town, name)
+    deep = f'{{"name":"{name}/train","version":{"[" * depth}{"]" * depth}}}'
+    fact = envelope.make_event(
+        catalog.DATASET_UPLOADED,
+        id="deep",
+        tenant=LOCAL_TENANT,
+        service="x",
+        subject="it",
+        data=deep.encode(),
+    )
+    await town.bus.append(names.fact_subject(LOCAL_TENANT, catalog.DATASET_UPLOADED), fact)
+    await town.say(uploaded(name), name)
+    async with town.worker():
+        (fired,) = await town.until_fired(name)
+        await town.until(lambda: _is(backlog(town), 0.0))
+    assert fired["event"] == name
 
 
 async def test_what_was_said_before_a_trigger_was_made_does_not_fire_it(town: Town, name: str) -> None:
