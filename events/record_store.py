@@ -111,9 +111,9 @@ class Records:
         """Remove this very record, as `forget`; another one that has come to stand in its place stays."""
         kind = type(record)
         subject = names.record_subject(KINDS[kind], tenant, key)
-        stored = await self._bus.last(RECORDS, subject)
+        stored = await self._bus.last(_stream(kind), subject)
         if stored is not None and kind.model_validate_json(envelope.data_of(stored.event)) == record:
-            await self._bus.purge(RECORDS, subject, before=stored.sequence + 1)
+            await self._bus.purge(_stream(kind), subject, before=stored.sequence + 1)
         await self._say_forgotten(subject)
 
     async def _say_forgotten(self, subject: str) -> None:

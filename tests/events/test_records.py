@@ -9,7 +9,7 @@ from events import names, streams
 from events.bus import Bus
 from events.failure import NotFound
 from events.record_store import Records
-from events.records import LoraShape, ModelRecord, RunRecord, SessionRecord
+from events.records import FunctionSource, LoraShape, ModelRecord, RunRecord, SessionRecord
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -77,3 +77,12 @@ async def test_all_records_of_a_kind_are_listed_however_many(bus: Bus, unique: s
     await records.create("other", unique, run(unique, 1))
     assert {record.run_id for record in await records.all(RunRecord, unique)} == set(keys)
     assert await records.all(ModelRecord, unique) == []
+
+
+async def test_this_very_record_is_removed_wherever_its_kind_lies(bus: Bus, unique: str) -> None:
+    records, new = Records(bus), FunctionSource(name="f", version="2", source="def f(): ...")
+    await records.replace(unique, "f", new)
+    await records.forget_this(unique, "f", new.model_copy(update={"version": "1"}))
+    assert await records.all(FunctionSource, unique) == [new], "another stands there"
+    await records.forget_this(unique, "f", new)
+    assert await records.all(FunctionSource, unique) == []
