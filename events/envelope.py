@@ -5,8 +5,9 @@ mode out (attributes in `ce-` headers, percent-encoded), both modes in. Structur
 content-type header, as some brokers publish them, are read too. Event data is bytes throughout.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -69,7 +70,8 @@ def data_of(event: CloudEvent) -> bytes:
 
 def json_of(event: CloudEvent) -> Any:
     """The data parsed as JSON. Raises ValueError when it is not JSON."""
-    return json.loads(data_of(event) or b"null")
+    with _not_too_deep():
+        return json.loads(data_of(event) or b"null")
 
 
 def to_message(event: CloudEvent) -> tuple[dict[str, str], bytes]:
@@ -85,7 +87,8 @@ def from_message(headers: Mapping[str, str] | None, data: bytes) -> CloudEvent:
     if structured or "ce-specversion" not in found:
         if not data.lstrip().startswith(b"{"):
             raise ValueError("neither binary mode (no ce-specversion) nor structured mode (no JSON object)")
-        event = JSONFormat().read(CloudEvent, data)
+        with _not_too_deep():
+            event = JSONFormat().read(CloudEvent, data)
         assert isinstance(event, CloudEvent), "the factory makes this class"
         return event
     attributes = {
@@ -127,6 +130,15 @@ def _value(data: bytes) -> Any:
     except (ValueError, RecursionError):
         return None
     return value if json_data(value) == data else None
+
+
+@contextlib.contextmanager
+def _not_too_deep() -> Iterator[None]:
+    """What is nested deeper than Python reads is no JSON of ours: raises ValueError."""
+    try:
+        yield
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply") from error
 
 
 def _is_json(event: CloudEvent) -> bool:

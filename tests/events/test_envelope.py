@@ -136,3 +136,11 @@ def test_payloads_of_the_reward_service_have_no_keys_but_those_that_are_made(sub
     headers, body = envelope.to_message(event(b"", dataref=key))
     found = envelope.received(subject, headers, body).get_extension("dataref")
     assert found == (None if key in ODD and subject != "facts.t.run.started" else key)
+
+
+def test_what_is_nested_too_deeply_is_refused_like_all_else_that_cannot_be_read() -> None:
+    deep = b"[" * 100_000
+    with pytest.raises(ValueError, match="nested"):
+        envelope.json_of(event(deep))
+    with pytest.raises(ValueError, match="nested"):
+        envelope.from_message(None, structured(data="").replace(b'""', deep))
