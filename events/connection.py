@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 import structlog
+from cloudevents.core.exceptions import BaseCloudEventException
 from cloudevents.core.v1.event import CloudEvent
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -110,11 +111,16 @@ class Connection:
 
     async def follow(self, subject: str) -> AsyncGenerator[CloudEvent, None]:
         """The events on a subject from now on (facts, live). Nothing is remembered between calls; who takes them more
-        slowly than they come misses some."""
+        slowly than they come misses some, and all miss what cannot be read."""
         subscription = await self.client.subscribe(subject, pending_bytes_limit=FOLLOWED_BYTES)
         try:
             async for message in subscription.messages:
-                yield envelope.received(message.subject, message.headers, message.data)
+                try:
+                    event = envelope.received(message.subject, message.headers, message.data)
+                except (ValueError, BaseCloudEventException) as error:
+                    log.error("fact.unreadable", subject=message.subject, reason=repr(error))
+                    continue
+                yield event
         finally:
             if not self.client.is_closed:
                 await subscription.unsubscribe()

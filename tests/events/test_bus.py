@@ -245,6 +245,20 @@ async def test_what_is_appended_for_later_arrives_then_and_once(bus: Bus, unique
     await puller.close()
 
 
+async def test_who_follows_news_misses_what_cannot_be_read_and_goes_on(bus: Bus, unique: str) -> None:
+    subject = f"news.{unique}"
+    news = bus.follow(subject)
+    coming = asyncio.ensure_future(anext(news))
+    await asyncio.sleep(0)
+    for said in (b"nonsense", b"{" * 100_000, b'{"specversion": "1.0"}'):
+        await bus.client.publish(subject, said)
+    head, data = envelope.to_message(event(id_="good"))
+    await bus.client.publish(subject, data, headers=head)
+    async with asyncio.timeout(10):
+        assert (await coming).get_id() == "good"
+    await news.aclose()
+
+
 async def test_an_entry_may_have_a_header_by_which_the_server_says_that_there_is_none(
     bus: Bus, unique: str
 ) -> None:
