@@ -15,7 +15,7 @@ def main() -> None:
         printed = subprocess.run(
             [sys.executable, "-m", module], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
         ).stdout
-        lines = printed.strip().splitlines()
+        lines = printed.strip("\n").splitlines()
         begin = next(number for number, line in enumerate(lines) if line.startswith(first))
         record(name, ["output"], [[line] for line in lines[begin:]], command=f"task {name}")
         print(printed)
