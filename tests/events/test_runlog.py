@@ -216,15 +216,20 @@ class Leak:
     def __init__(self, port: int) -> None:
         self._target, self.deaf = port, False
         self._writers: list[asyncio.StreamWriter] = []
+        self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self) -> int:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        self._connections.add(asyncio.create_task(self._connected(reader, writer)))
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream, down = await asyncio.open_connection("127.0.0.1", self._target)
-        self._writers += [writer, down]
+        self._writers.append(down)
         await asyncio.gather(
             self._pump(reader, down, client=True),
             self._pump(upstream, writer, client=False),
@@ -244,9 +249,12 @@ class Leak:
         self._writers.clear()
 
     async def stop(self) -> None:
-        self.cut()
         self._server.close()
         await self._server.wait_closed()
+        for connection in self._connections:  # also one that a client has just asked for
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        self.cut()
 
 
 async def test_entries_lost_on_a_dying_connection_are_read_again(
