@@ -327,6 +327,8 @@ async def main():
         run = asyncio.create_task(sandbox.attempt(
             "{GUESTS}:run_code", code, Limits(seconds=60), frozenset(sys.argv[1:]), fds=[feed]))
         await asyncio.to_thread(os.read, take, 4)
+        while not sandbox._watched:  # a guest may be faster than the news that it has begun
+            await asyncio.sleep(0.01)
         (watched,) = sandbox._watched
         print(watched.guest.process, flush=True)
         await run
