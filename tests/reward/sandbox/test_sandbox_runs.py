@@ -109,6 +109,7 @@ async def test_cancellation_kills_the_guest_and_removes_its_folder(sandbox: Sand
     code = "open('here', 'w').close()\nwhile True: pass"
     run = asyncio.create_task(execute(sandbox, code))
     await until(lambda: any(os.listdir(Path(sandbox._scratch.path, each)) for each in folders(sandbox)))
+    await until(lambda: sandbox._watched)
     (watched,) = sandbox._watched
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
