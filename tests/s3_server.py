@@ -8,13 +8,15 @@ strict as S3 itself about what it asks for: a signature (any is good), a sum of 
 import hashlib
 import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
+
+from tests.served import served
 
 PAGE = 50
 """Entries of one answer to a listing."""
@@ -63,18 +65,9 @@ class Bucket(ThreadingHTTPServer):
         return sum(one == method and key.endswith(ending) for one, key in self.requests)
 
 
-@contextmanager
-def running_bucket() -> Iterator[Bucket]:
+def running_bucket() -> AbstractContextManager[Bucket]:
     """An empty bucket that answers for the block."""
-    bucket = Bucket()
-    thread = threading.Thread(target=bucket.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield bucket
-    finally:
-        bucket.shutdown()
-        thread.join()
-        bucket.server_close()
+    return served(Bucket())
 
 
 class Request(BaseHTTPRequestHandler):

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.served import served
 
 COMMIT = "5f1c2a905f1c2a905f1c2a905f1c2a905f1c2a90"
 
@@ -26,17 +26,9 @@ class Hub(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
 
-@contextmanager
-def running_hub(files: dict[str, bytes]) -> Iterator[Hub]:
-    hub = Hub(files)
-    thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield hub
-    finally:
-        hub.shutdown()
-        thread.join()
-        hub.server_close()
+def running_hub(files: dict[str, bytes]) -> AbstractContextManager[Hub]:
+    """A hub that answers for the block."""
+    return served(Hub(files))
 
 
 class Request(BaseHTTPRequestHandler):
