@@ -16,19 +16,17 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-from obstore.exceptions import BaseError
-from obstore.store import S3Store
 
 from events.range_file import write_range
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
+    from obstore.store import S3Store
 
 log = structlog.get_logger(__name__)
 
@@ -90,9 +88,11 @@ def _from_hub(source: str, files: Sequence[str]) -> Path:
 
 
 def _from_bucket(url: str, files: Sequence[str]) -> Path:
-    store = S3Store.from_url(
-        url, retry_config={"max_retries": 100, "retry_timeout": timedelta(seconds=PATIENCE)}
-    )
+    from obstore.exceptions import BaseError  # as for blobs: the library only where it is wanted
+
+    from events.s3_blobs import open_store
+
+    store = open_store(url, PATIENCE)
     try:
         listed = sorted((meta for chunk in store.list() for meta in chunk), key=lambda meta: meta["path"])
         listed = [meta for meta in listed if _is_wanted(meta["path"], WHOLE)]
@@ -128,7 +128,7 @@ def _alone(place: Path) -> Iterator[None]:
         yield
 
 
-def _complete(store: S3Store, wanted: "list[ObjectMeta]", place: Path) -> None:
+def _complete(store: "S3Store", wanted: "list[ObjectMeta]", place: Path) -> None:
     missing = [meta for meta in wanted if not (place / meta["path"]).exists()]
     total, done = sum(meta["size"] for meta in missing), 0
     for meta in missing:
@@ -137,7 +137,7 @@ def _complete(store: S3Store, wanted: "list[ObjectMeta]", place: Path) -> None:
         log.info("model.fetched", file=meta["path"], bytes=done, of=total)
 
 
-def _download(store: S3Store, meta: "ObjectMeta", file: Path) -> None:
+def _download(store: "S3Store", meta: "ObjectMeta", file: Path) -> None:
     """In ranges, so that a connection that breaks costs one of them."""
     part = file.with_name(f".{file.name}.part")
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)

@@ -71,19 +71,24 @@ class UnfitStore(RekindleError):
     """The store does not do what all else rests on: it must be another one."""
 
 
+def open_store(url: str, patience: float) -> S3Store:
+    """What lies below `s3://bucket[/prefix]`; it is asked again for so many seconds. Raises ValueError."""
+    return S3Store.from_url(
+        url,
+        retry_config={
+            "max_retries": 100,
+            "retry_timeout": timedelta(seconds=patience),
+            "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=2)},
+        },
+    )
+
+
 class S3Blobs:
     """Blobs below `s3://bucket[/prefix]`."""
 
     def __init__(self, url: str, cache: BlobCache, *, patience: float = PATIENCE) -> None:
         """patience: seconds until BlobsUnavailable. Raises ValueError for settings that make no sense."""
-        self._store = S3Store.from_url(
-            url,
-            retry_config={
-                "max_retries": 100,
-                "retry_timeout": timedelta(seconds=patience),
-                "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=2)},
-            },
-        )
+        self._store = open_store(url, patience)
         self._cache = cache
         self._manifests: TTLCache[str, Manifest] = TTLCache(4096, KNOWN_SECONDS)
         self._proven = False
